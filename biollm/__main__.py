@@ -1,0 +1,5 @@
+"""`python -m biollm`."""
+
+from biollm.cli import main
+
+main()

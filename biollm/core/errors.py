@@ -1,0 +1,71 @@
+"""The errors a user can cause. Each message says the place, what was expected, what was found and what to do.
+
+Anything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+
+class BiollmError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(BiollmError):
+    """A recipe, a command-line option or a model folder asks for something that cannot be."""
+
+
+class DataError(BiollmError):
+    """A record of the input is not what its format or the recipe says."""
+
+
+class ArtifactError(BiollmError):
+    """An artifact is missing, damaged, or made by something else than the recipe at hand."""
+
+
+class ResourceError(BiollmError):
+    """The machine lacks something: a package, disk space, a writable folder."""
+
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would exceed the file-size limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission was denied",
+    errno.EPERM: "permission was denied",
+    errno.EEXIST: "a file is in the place of the folder",
+    errno.ENOTDIR: "a file is in the place of a folder above it",
+}
+
+
+def storage_error(error: BaseException, place: Path) -> ResourceError | None:
+    """The one-line error for a write that the file system refused, or None if `error` is something else.
+
+    Libraries in Rust and C++ (safetensors, pyarrow) report the errno only inside their message, so the text is read too.
+    """
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)|\[errno (\d+)\]", str(error), re.IGNORECASE)):
+        number = int(found.group(1) or found.group(2))
+    if number not in _STORAGE_ERRNOS:
+        return None
+    touched = getattr(error, "filename", None)
+    if touched and number in (errno.EACCES, errno.EPERM) and not _is_written(Path(str(touched)).absolute(), place.absolute()):
+        return ResourceError(f"{touched}: cannot be read: permission was denied; give yourself the right to read it")
+    return ResourceError(
+        f"{place}: cannot write: {_STORAGE_ERRNOS[number]}; nothing finished before was changed. "
+        "Free space or choose another folder with --out, then run the same command again"
+    )
+
+
+def _is_written(path: Path, place: Path) -> bool:
+    """Whether making the artifact `place` writes `path`: folders above it, its own names beside it, the logs, and all below these."""
+    if path == place or path in place.parents:
+        return True
+    if place.parent not in path.parents:
+        return False
+    name = path.relative_to(place.parent).parts[0]
+    return name in (place.name, "logs") or name.startswith(f".{place.name}.")

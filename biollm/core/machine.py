@@ -1,0 +1,38 @@
+"""What the machine at hand has, alike on Linux and macOS."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from typing import Any
+
+import psutil
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: a container's or a scheduler's limit counts where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory_gib() -> float:
+    """Memory that can be taken without swapping."""
+    return float(psutil.virtual_memory().available) / 2**30
+
+
+def peak_memory_mib() -> float:
+    """The largest resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+def describe_machine() -> dict[str, Any]:
+    """The facts of a machine that decide the last bits of floating-point results. No host name."""
+    torch = sys.modules.get("torch")  # only what the stage itself loaded
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": usable_cores(),
+        "torch_threads": torch.get_num_threads() if torch is not None else None,
+    }

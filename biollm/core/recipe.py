@@ -1,0 +1,160 @@
+"""How a recipe is read: one YAML file into frozen pydantic models, with errors that name file, key, found and expected.
+
+This module knows no stage. The table in `biollm/stages.py` says which sections exist.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from biollm.core.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of a recipe. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def resources(self) -> list[str]:
+        """The input files that this section names; their content counts for whether a stage must run again."""
+        return []
+
+    def contradictions(self, recipe: Any) -> list[str]:
+        """What in this section does not fit the other sections of its recipe, a sentence each: found before anything runs."""
+        return []
+
+
+class BaseModelConfig(Section):
+    """The pretrained model that is adapted."""
+
+    model: str = Field(description="folder of the base model: a path beside the recipe, package:NAME/path, or hub:org/name")
+
+    def resources(self) -> list[str]:
+        return [self.model]
+
+
+class RecipeHeader(Section):
+    """What every recipe has beside its stages."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="results go to results/<name>/")
+    seed: int = Field(default=0, ge=0, description="all random choices derive from it")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of numerical work; default: all cores at hand")
+    base: BaseModelConfig
+
+
+R = TypeVar("R", bound=Section)
+
+
+def read_recipe(path: Path, overrides: list[str], model: type[R]) -> R:
+    """Read and check a recipe file.
+
+    overrides: `key.sub=value` strings, applied over the file, values in YAML.
+    Raises ConfigError naming file, key, what was found and what was expected; all faults of the file in one message.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    for key, field in model.model_fields.items():
+        if key in values and values[key] is None and _section_type(field.annotation):
+            values[key] = {}  # `embed:` with nothing behind it asks for the stage with its defaults
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(detail, model, path) for detail in error.errors()]
+        raise ConfigError("\n".join(problems)) from None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML without its worst surprise: a key that stands twice is an error, not a silent override."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe file; recipes lie in pipelines/, for example pipelines/quickstart.yaml") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the recipe file in it") from None
+    except PermissionError:
+        raise ConfigError(f"{path}: cannot be read: permission was denied; give yourself the right to read it") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path} line {line}: not valid YAML: {error.problem}; mend that line") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values; found {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected key=value, for example --set ingest.window_bases=512")
+    *parents, last = key.split(".")
+    place = values
+    for depth, parent in enumerate(parents):
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not a section")
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML; quote it") from None
+
+
+def _explain(detail: ErrorDetails, model: type[BaseModel], path: Path) -> str:
+    location = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = _keys_at(model, detail["loc"][:-1])
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
+        return f"{path}: unknown key '{location}'; {hint}"
+    if detail["type"] == "missing":
+        return f"{path}: key '{location}' is missing; add it"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = repr(detail["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "…"
+    return (
+        f"{path}: {location or 'recipe'} is {shown}; it {message}"
+        if message.startswith("should")
+        else f"{path}: {f'{location}: ' if location else ''}{message}"
+    )
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a section may hold, found by walking the location of an error through the models."""
+    place: Any = model
+    for part in location:
+        field = place.model_fields.get(str(part)) if isinstance(place, type) and issubclass(place, BaseModel) else None
+        if field is not None:
+            place = _section_type(field.annotation) or place
+    return list(place.model_fields) if isinstance(place, type) and issubclass(place, BaseModel) else []
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _section_type(argument):
+            return found
+    return None
