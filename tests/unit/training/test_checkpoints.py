@@ -1,0 +1,149 @@
+"""Checkpoints: whole or not there, without pickle, equal to the bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biollm.training.checkpoints import keep_newest, load_tree, newest_valid, random_state, restore_random_state, save_tree, seal
+
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
+    st.lists(st.floats(width=32), max_size=3).map(torch.tensor),
+)  # fmt: skip
+_KEYS = st.one_of(st.integers(), st.text(max_size=5), st.sampled_from(["dict", "tuple", "tensor", "a/b"]))
+_TREES = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple), st.dictionaries(_KEYS, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and [type(k) for k in a] == [type(k) for k in b] and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@given(_TREES)
+def test_a_tree_comes_back_equal_in_structure_types_and_bits(tmp_path_factory: pytest.TempPathFactory, tree: Any) -> None:
+    folder = tmp_path_factory.mktemp("tree")
+    save_tree(folder, tree)
+    assert equal(load_tree(folder), tree)
+
+
+def test_an_optimiser_state_comes_back(tmp_path: Path) -> None:
+    tree = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 1: {}},
+        "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "fused": None, "amsgrad": False, "params": [0, 1]}],
+        "low": torch.randn(4).bfloat16(), "empty": torch.zeros(0), "scalar": torch.tensor(7), "mask": torch.tensor([True, False]),
+    }  # fmt: skip
+    save_tree(tmp_path, tree)
+    again = load_tree(tmp_path)
+    assert again["low"].dtype == torch.bfloat16
+    assert torch.equal(again.pop("low"), tree.pop("low"))
+    assert equal(again, tree)
+
+
+def test_parts_of_one_storage_and_transposed_tensors_are_saved_right(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    save_tree(tmp_path, {"a": whole[0], "b": whole[1:], "t": whole.T, "whole": whole})
+    again = load_tree(tmp_path)
+    assert all(torch.equal(again[key], value) for key, value in {"a": whole[0], "b": whole[1:], "t": whole.T, "whole": whole}.items())
+
+
+def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    random.gauss(0, 1), np.random.normal(), torch.randn(1)  # leaves the generators with a spare half
+    save_tree(tmp_path, random_state())
+
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.normal()), float(torch.randn(1))]
+
+    wanted = draw()
+    assert draw() != wanted
+    restore_random_state(load_tree(tmp_path))
+    assert draw() == wanted
+
+
+def checkpoint(work: Path, step: int) -> Path:
+    folder = work / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    save_tree(folder, {"step": step, "weights": torch.full((20,), float(step))})
+    (folder / "trainer_state.json").write_text("{}")
+    seal(folder)
+    return folder
+
+
+def test_the_newest_checkpoint_is_found_by_number_not_by_name(tmp_path: Path) -> None:
+    assert newest_valid(tmp_path) is None
+    for step in (9, 100, 20):
+        checkpoint(tmp_path, step)
+    assert newest_valid(tmp_path) == tmp_path / "checkpoint-100"
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "unsealed": lambda f: (f / "seal.json").unlink(),
+    "tensors cut": lambda f: (f / "state.safetensors").write_bytes((f / "state.safetensors").read_bytes()[:-1]),
+    "tensors flipped": lambda f: _flip(f / "state.safetensors"),
+    "tree flipped": lambda f: _flip(f / "state.json"),
+    "file missing": lambda f: (f / "trainer_state.json").unlink(),
+    "file added": lambda f: (f / "extra").write_text("x"),
+    "seal cut": lambda f: (f / "seal.json").write_text((f / "seal.json").read_text()[:-20]),
+    "seal empty": lambda f: (f / "seal.json").write_text(""),
+    "only the folder": lambda f: [p.unlink() for p in f.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGE)
+def test_a_damaged_checkpoint_is_skipped_for_the_newest_whole_one(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    for step in (2, 3):
+        _DAMAGE[damage](tmp_path / f"checkpoint-{step}")
+    found = newest_valid(tmp_path)
+    assert found == tmp_path / "checkpoint-1"
+    assert load_tree(found)["step"] == 1
+    said = capsys.readouterr().err
+    assert all(f"checkpoint-{step} is damaged or was cut while being written; going back to an earlier one" in said for step in (2, 3))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1"]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (9, 100, 20):
+        checkpoint(tmp_path, step)
+    keep_newest(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-20"]
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 1)
+    for path in folder.iterdir():
+        head = path.read_bytes()[:4]
+        assert not head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), path
+    assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".json", ".json", ".safetensors"]
+
+
+def test_what_has_no_place_in_a_checkpoint_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"/a: .*object.* has no place in a checkpoint"):
+        save_tree(tmp_path, {"a": object()})
