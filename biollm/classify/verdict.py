@@ -1,0 +1,89 @@
+"""The one sentence that a reader takes away, composed from which intervals exclude zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from biollm.classify.compare import ADAPTED_AGAINST_BASE, BEST_AGAINST_BASELINE, Comparison, Difference
+from biollm.classify.rows import ScoredRow
+
+Outcome = Literal["better", "worse", "unclear", "not tested"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`adaptation`: adapted against untouched base model. `against_baselines`: best adapted row against best baseline."""
+
+    sentence: str
+    adaptation: Outcome
+    against_baselines: Outcome
+
+
+def judge(comparisons: list[Comparison]) -> Verdict:
+    """Judge AUROC differences by their 95 % intervals: an interval that holds zero claims nothing."""
+    by_name = {comparison.name: comparison for comparison in comparisons}
+    overall, adaptation = by_name.get(BEST_AGAINST_BASELINE), by_name.get(ADAPTED_AGAINST_BASE)
+    if overall is None:
+        return Verdict("No adapted model was scored, so there is nothing to judge.", "not tested", "not tested")
+    against_baselines = _outcome(overall.auroc)
+    if adaptation is None:
+        sentence = f"{_capital(_against_baselines(overall))}; the untouched base model was not scored."
+        return Verdict(sentence, "not tested", against_baselines)
+    helped = _outcome(adaptation.auroc)
+    joint = "and" if (helped == "better") == (against_baselines == "better") else "but"
+    return Verdict(f"{_adaptation(adaptation)}; {joint} {_against_baselines(overall)}.", helped, against_baselines)
+
+
+def _outcome(difference: Difference) -> Outcome:
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "unclear"
+
+
+def _adaptation(comparison: Comparison) -> str:
+    row, reference, difference = comparison.row.plan.title, comparison.reference.plan.title, comparison.auroc
+    match _outcome(difference):
+        case "better":
+            claim = f"Adaptation helped: {row} raises AUROC over {reference} by"
+        case "worse":
+            claim = f"Adaptation hurt: {row} lowers AUROC below {reference} by"
+        case _:
+            claim = f"No clear effect of the adaptation: {row} differs from {reference} in AUROC by"
+    return f"{claim} {_size(difference)}"
+
+
+def _against_baselines(comparison: Comparison) -> str:
+    row, reference, difference = _scored(comparison.row), _scored(comparison.reference), comparison.auroc
+    match _outcome(difference):
+        case "better":
+            claim = f"{row}, the best adapted row, beats the best baseline, {reference}, by"
+        case "worse":
+            claim = f"the baseline {reference} still beats the best adapted row, {row}, by"
+        case _:
+            claim = f"{row}, the best adapted row, is not clearly apart from the best baseline, {reference}:"
+    return f"{claim} {_size(difference)}"
+
+
+def _scored(row: ScoredRow) -> str:
+    return f"{row.plan.title} ({row.auroc:.3f})"
+
+
+def _size(difference: Difference) -> str:
+    """A difference and its interval. Where the words say which side is better, without sign."""
+    match _outcome(difference):
+        case "better":
+            return f"{difference.value:.3f} (95 % interval {difference.low:.3f} to {difference.high:.3f})"
+        case "worse":
+            return f"{-difference.value:.3f} (95 % interval {-difference.high:.3f} to {-difference.low:.3f})"
+        case _:
+            low, high = _signed(difference.low), _signed(difference.high)
+            return f"{_signed(difference.value)} (95 % interval {low} to {high}, which includes zero)"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from biollm.classify.compare import compare_rows
+from biollm.classify.metrics import Measures
+from biollm.classify.rows import RowPlan, ScoredRow, adapted_set, plan_rows
+from biollm.classify.verdict import judge
+
+_SPREAD = np.linspace(-0.02, 0.02, 101)
+
+
+def _row(
+    name: str, features: tuple[str, ...], auroc: float, *, head: str = "logistic", baseline: bool = False, tilt: float = 1.0
+) -> ScoredRow:
+    """A row whose resamples lie within 0.02 of its AUROC. Rows of one tilt vary together, rows of opposite tilt against each other."""
+    resampled = auroc + tilt * _SPREAD
+    plan = RowPlan(name, name.replace("_", " + "), features, head, baseline)  # type: ignore[arg-type]
+    return ScoredRow(plan, "", auroc, auroc, auroc, Measures(resampled, resampled))
+
+
+def _rows(base: float, kmers: float, adapted: float) -> list[ScoredRow]:
+    return [
+        _row("4-mers_logistic", ("kmers",), kmers, baseline=True, tilt=-1),
+        _row("base_logistic", ("base",), base, baseline=True, tilt=-1),
+        _row("adapted_logistic", ("pretrain",), adapted),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "kmers", "adapted", "parts", "phrases"),
+    [
+        (
+            0.6,
+            0.7,
+            0.9,
+            ("better", "better"),
+            ["Adaptation helped", "by 0.300 (95 % interval 0.262 to 0.338)", "; and ", "beats the best baseline"],
+        ),
+        (
+            0.6,
+            0.867,
+            0.7,
+            ("better", "worse"),
+            ["Adaptation helped", "; but the baseline 4-mers + logistic (0.867) still beats", "by 0.167 (95 % "],
+        ),
+        (
+            0.6,
+            0.7,
+            0.7,
+            ("better", "unclear"),
+            ["Adaptation helped", "; but ", "not clearly apart", "+0.000", "−0.038 to +0.038, which includes zero"],
+        ),
+        (0.7, 0.6, 0.7, ("unclear", "unclear"), ["No clear effect of the adaptation", "; and ", "which includes zero"]),
+        (0.7, 0.8, 0.7, ("unclear", "worse"), ["No clear effect", "; and the baseline 4-mers + logistic (0.800) still beats"]),
+        (
+            0.9,
+            0.6,
+            0.7,
+            ("worse", "worse"),
+            ["Adaptation hurt", "lowers AUROC below base + logistic by 0.200 (95 % interval 0.162 to 0.238)"],
+        ),
+    ],
+)
+def test_the_verdict_says_what_the_intervals_say(
+    base: float, kmers: float, adapted: float, parts: tuple[str, str], phrases: list[str]
+) -> None:
+    verdict = judge(compare_rows(_rows(base, kmers, adapted)))
+    assert (verdict.adaptation, verdict.against_baselines) == parts
+    for phrase in phrases:
+        assert phrase in verdict.sentence
+
+
+def test_a_fine_tuned_model_can_win_where_the_embeddings_did_not_change() -> None:
+    rows = [*_rows(0.7, 0.6, 0.7), _row("finetune_lora", ("lora",), 0.9, head="none")]
+    verdict = judge(compare_rows(rows))
+    assert (verdict.adaptation, verdict.against_baselines) == ("unclear", "better")
+    assert "; but finetune + lora (0.900), the best adapted row, beats" in verdict.sentence
+
+
+def test_without_an_adapted_model_nothing_is_claimed() -> None:
+    verdict = judge(compare_rows(_rows(0.7, 0.6, 0.7)[:2]))
+    assert verdict.adaptation == verdict.against_baselines == "not tested"
+    assert "nothing to judge" in verdict.sentence
+
+
+def test_without_the_base_model_only_the_baselines_are_judged() -> None:
+    rows = _rows(0.7, 0.6, 0.8)
+    verdict = judge(compare_rows([rows[0], rows[2]]))
+    assert (verdict.adaptation, verdict.against_baselines) == ("not tested", "better")
+    assert "the untouched base model was not scored" in verdict.sentence
+
+
+def test_each_question_is_answered_under_one_head_chosen_for_either_side() -> None:
+    rows = [
+        _row("kmers_logistic", ("kmers",), 0.7, baseline=True),
+        _row("base_logistic", ("base",), 0.5, baseline=True),
+        _row("base_xgboost", ("base",), 0.85, head="xgboost", baseline=True),
+        _row("expand_logistic", ("expand",), 0.6),
+        _row("pretrain_logistic", ("pretrain",), 0.8),
+        _row("pretrain_xgboost", ("pretrain",), 0.75, head="xgboost"),
+        _row("pretrain_without_tracks_logistic", ("pretrain_without_tracks",), 0.78),
+        _row("pretrain_kmers_logistic", ("pretrain", "kmers"), 0.82),
+    ]
+    pairs = {c.name: (c.row.plan.name, c.reference.plan.name) for c in compare_rows(rows)}
+    assert pairs == {
+        "best_against_baseline": ("pretrain_kmers_logistic", "base_xgboost"),
+        "adapted_against_base": ("pretrain_xgboost", "base_xgboost"),
+        "adapted_against_expanded": ("pretrain_logistic", "expand_logistic"),
+        "tracks": ("pretrain_logistic", "pretrain_without_tracks_logistic"),
+        "added_to_kmers": ("pretrain_kmers_logistic", "kmers_logistic"),
+    }
+
+
+def test_the_best_row_is_chosen_by_validation_and_not_by_test() -> None:
+    lucky = _row("lucky_logistic", ("expand",), 0.95)
+    rows = [*_rows(0.6, 0.7, 0.9), ScoredRow(lucky.plan, "", 0.5, lucky.auroc, lucky.auprc, lucky.resampled)]
+    assert compare_rows(rows)[0].row.plan.name == "adapted_logistic"
+
+
+def test_rows_are_planned_with_baselines_first_and_ablations_last() -> None:
+    titles = {"pretrain_without_tracks": "W", "pretrain": "P", "base": "B"}
+    plans = plan_rows(titles, ["xgboost"], 4, with_kmers=True, methods=["output_layer"])
+    assert [(p.title, p.is_baseline) for p in plans] == [
+        ("majority class", True),
+        ("4-mers + logistic", True),
+        ("4-mers + XGBoost", True),
+        ("B + XGBoost", True),
+        ("P + XGBoost", False),
+        ("W + XGBoost", False),
+        ("P + 4-mers + XGBoost", False),
+        ("fine-tuned, output layer", False),
+    ]
+    assert len({p.name for p in plans}) == len(plans)
+
+
+def test_the_adapted_set_is_the_last_step_of_the_adaptation() -> None:
+    assert adapted_set(["expand", "base"]) == "expand"
+    assert adapted_set(["base"]) is None
+    assert adapted_set([]) is None
