@@ -1,0 +1,365 @@
+"""What the page says, section by section. A section whose stage did not run is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from biollm.report import charts
+from biollm.report.content import Column, Figure, Row, Section, Source, Table, Tile
+from biollm.report.numbers import MISSING, count, decimal, duration, percent, ranged, signed
+from biollm.report.projection import EmbeddingMap
+
+Facts = dict[str, Any]
+
+_DROP_REASONS = {"near_another_split": "too near to a record of another split"}
+
+
+def tiles(facts: Facts) -> list[Tile]:
+    """The few numbers that sum the run up."""
+    found: list[Tile] = []
+    overall = _comparison(facts, "best_against_baseline")
+    if overall is not None:
+        rows = {row["name"]: row for row in facts["scores"]["rows"]}
+        for label, name in (("Best adapted AUROC", overall["row"]), ("Best baseline AUROC", overall["reference"])):
+            found.append(Tile(label, decimal(rows[name]["auroc"]), rows[name]["title"]))
+    if (merge := _facts_of(facts, "merge")) is not None:
+        # One unknown token may swallow a whole sequence: a high number before is no good sign, so the share stands beside it.
+        before = f"{decimal(merge['bases_per_token_before'], 2)} before, {percent(merge['unknown_share_before'])} of them unknown"
+        found.append(Tile("Bases per token", decimal(merge["bases_per_token_after"], 2), before))
+    if (pretrain := _facts_of(facts, "pretrain")) is not None:
+        bits = pretrain["bits_per_base"]
+        found.append(Tile("Bits per base", decimal(bits["after"]), f"{decimal(bits['before'])} before pretraining"))
+    return found
+
+
+def sections(facts: Facts, maps: dict[str, EmbeddingMap]) -> list[Section]:
+    """All sections that the facts allow, in reading order."""
+    builders: list[Callable[[Facts], Section | None]] = [
+        _scores, _comparisons, _roc, lambda f: _maps(f, maps), _vocabulary, _initialisers, _fusion, _training, _finetuning, _data,
+        _provenance,
+    ]  # fmt: skip
+    built = (build(facts) for build in builders)
+    return [section for section in built if section is not None]
+
+
+def _scores(facts: Facts) -> Section:
+    scores, source = facts["scores"], _source(facts, "classify")
+    bootstrap, splits = scores["bootstrap"], scores["splits"]
+    prose = (
+        f"Question: is a record {scores['label']} or not? Heads were fitted on {count(splits['train']['records'])} train records, tuned on "
+        f"{count(splits['validation']['records'])} validation records and scored once on {count(splits['test']['records'])} test records. "
+        f"Intervals hold 95 % of {count(bootstrap['samples'] - bootstrap['skipped_one_class'])} bootstrap resamples of the "
+        f"{count(bootstrap['groups'])} groups of the test split: records of one group are neighbours and are drawn together."
+    )
+    figure = Figure(
+        "forest",
+        "Scores with 95 % intervals",
+        "Score of each combination of features and head on the test split. Baselines need no adaptation: whatever does not beat them "
+        "was not worth it.",
+        "Forest plot of AUROC or AUPRC for every row of the score table; the table below holds the same numbers.",
+        charts.forest(scores["rows"]),
+        [source],
+    )
+    rows = [
+        Row(
+            [
+                row["title"],
+                ranged(row["auroc"], row["auroc_low"], row["auroc_high"]),
+                ranged(row["auprc"], row["auprc_low"], row["auprc_high"]),
+                decimal(row["validation_auroc"]),
+                row["choice"] or MISSING,
+            ],
+            badge="baseline" if row["is_baseline"] else None,
+        )
+        for row in scores["rows"]
+    ]
+    columns = [
+        Column("features + head", False),
+        Column("AUROC"),
+        Column("AUPRC"),
+        Column("validation AUROC"),
+        Column("chosen on validation", False),
+    ]
+    return Section(
+        "scores", "Did it help?", [prose], [figure], [Table("Scores on the test split (95 % interval)", columns, rows, [source])]
+    )
+
+
+def _comparisons(facts: Facts) -> Section | None:
+    compared = facts["scores"]["comparisons"]
+    if not compared:
+        return None
+    rows = [
+        Row(
+            [
+                entry["question"],
+                f"{entry['row_title']} against {entry['reference_title']}",
+                *_difference(entry, "auroc"),
+                *_difference(entry, "auprc"),
+            ]
+        )
+        for entry in compared
+    ]
+    columns = [
+        Column("question", False),
+        Column("compared", False),
+        Column("AUROC difference"),
+        Column("p"),
+        Column("AUPRC difference"),
+        Column("p"),
+    ]
+    prose = (
+        "Both sides are scored on the same resamples, so their shared luck cancels. An interval that holds zero claims nothing. "
+        "Rows and heads were chosen by validation AUROC, never by the test split."
+    )
+    table = Table(
+        "Paired differences on the test split (95 % interval, two-sided bootstrap p)", columns, rows, [_source(facts, "classify")]
+    )
+    return Section("comparisons", "Paired comparisons", [prose], tables=[table])
+
+
+def _roc(facts: Facts) -> Section:
+    rows = {row["name"]: row for row in facts["scores"]["rows"]}
+    curves = [_curve(row, facts["roc"][name]) for name, row in rows.items() if name != "majority"]
+    figure = Figure(
+        "roc",
+        "ROC curves",
+        "ROC curves on the test split; the dotted diagonal is chance. Hover for values, click the legend to single out one feature set.",
+        "ROC curves of all rows but the majority class, which is the diagonal.",
+        charts.roc(curves),
+        [_source(facts, "classify")],
+    )
+    return Section("roc-curves", "What a threshold buys", ["How many true positives are found for each share of false alarms."], [figure])
+
+
+def _maps(facts: Facts, maps: dict[str, EmbeddingMap]) -> Section | None:
+    if not maps:
+        return None
+    titles = {name: entry.get("title", name) for name, entry in facts["stages"]["embed"]["facts"]["sets"].items()}
+    label = facts["scores"]["label"]
+    figures = [
+        Figure(
+            f"map-{name}",
+            titles[name].capitalize(),
+            f"Embeddings of {count(len(embedded.points))} records, {titles[name]}, on their first two principal components.",
+            f"Scatter plot of embeddings, {titles[name]}, coloured by label.",
+            charts.embedding_map(embedded, label),
+            [_source(facts, "embed"), _source(facts, "ingest")],
+        )
+        for name, embedded in maps.items()
+    ]
+    prose = (
+        "The same seeded sample of records in each map. Two components show only part of the variance: judge the model by the "
+        "scores above, not by how far these clouds lie apart."
+    )
+    return Section("maps", "What the embeddings look like", [prose], figures)
+
+
+def _vocabulary(facts: Facts) -> Section | None:
+    merge = _facts_of(facts, "merge")
+    if merge is None:
+        return None
+    source = _source(facts, "merge")
+    measured = [
+        Row(["vocabulary size", count(merge["base_vocab_size"]), count(merge["merged_vocab_size"])]),
+        Row(["bases per token", decimal(merge["bases_per_token_before"], 2), decimal(merge["bases_per_token_after"], 2)]),
+        # An unknown token cannot give its sequence back, so sequences that all come back hold none.
+        Row(
+            ["DNA tokens that are unknown", percent(merge["unknown_share_before"]), MISSING if merge["round_trip_failures"] else percent(0)]
+        ),
+    ]
+    checks = [
+        Row(["lines of general text whose tokens changed", count(merge["plain_lines_changed"]), count(merge["plain_lines"])]),
+        Row(
+            [
+                "domain sequences cut otherwise than by the domain tokenizer",
+                count(merge["domain_sequences_changed"]),
+                count(merge["domain_sequences"]),
+            ]
+        ),
+        Row(["domain sequences that do not come back", count(merge["round_trip_failures"]), count(merge["domain_sequences"])]),
+        Row(["new tokens that no text can reach", count(merge["unreachable_tokens"]), count(merge["new_tokens"])]),
+    ]
+    tables = [
+        Table("Vocabulary before and after the merge", [Column("", False), Column("base"), Column("merged")], measured, [source]),
+        Table("Proved on this run's data", [Column("check", False), Column("failures"), Column("of")], checks, [source]),
+    ]
+    if examples := merge.get("examples"):
+        columns = [Column("sequence", False), Column("tokens before", False), Column("tokens after", False)]
+        tables.append(Table("Examples", columns, [Row([e["text"], e["before"], e["after"]]) for e in examples], [source]))
+    prose = [
+        f"{count(merge['new_tokens'])} domain tokens were added to the base vocabulary; text without domain sequences keeps its tokens."
+    ]
+    if (tokenizer := _facts_of(facts, "tokenizer")) is not None:
+        prose.append(
+            f"The domain tokenizer alone (tokenizer {_source(facts, 'tokenizer').short}) has {count(tokenizer['vocab_size'])} tokens and "
+            f"fails to give back {count(tokenizer['round_trip_failures'])} of {count(tokenizer['probe_sequences'])} probe sequences."
+        )
+    return Section("vocabulary", "The vocabulary", prose, tables=tables)
+
+
+def _initialisers(facts: Facts) -> Section | None:
+    expand = _facts_of(facts, "expand")
+    if expand is None:
+        return None
+    bits = expand["held_out_bits_per_base"]
+    rows = [
+        Row([init, decimal(loss), decimal(bits[init])], badge="used" if init == expand["init"] else None)
+        for init, loss in expand["held_out_loss_nats"].items()
+    ]
+    columns = [Column("initialiser", False), Column("loss, nats per token"), Column("bits per base")]
+    equal = "bit-equal to the base model's" if expand["old_rows_bit_equal"] else "NOT equal to the base model's"
+    prose = (
+        f"{count(expand['new_rows'])} rows ({count(expand['parameters_added'])} parameters) were added to the embedding table; old rows "
+        f"are {equal}. Held-out domain text before any training, lower is better; where the base brings no masked-language head, as "
+        "sentence encoders do not, a random one dominates these figures."
+    )
+    table = Table("Ways to start the new rows", columns, rows, [_source(facts, "expand")])
+    return Section("new-rows", "The new rows", [prose], tables=[table])
+
+
+def _fusion(facts: Facts) -> Section | None:
+    fusion = (_facts_of(facts, "expand") or {}).get("fusion")
+    if fusion is None:
+        return None
+    difference = fusion["step0_max_difference"]
+    rows = [
+        Row(["operator", fusion["operator"]]),
+        Row(["channels", ", ".join(fusion["channels"])]),
+        Row(["largest difference from the base model at step 0", f"{difference:g}" + (" (bit-equal)" if difference == 0 else "")]),
+    ]
+    table = Table("Per-base tracks as an input of the model", [Column("", False), Column("value", False)], rows, [_source(facts, "expand")])
+    prose = "Tracks enter through an operator that starts at zero effect, so that training begins from exactly the base model."
+    return Section("fusion", "The fused channel", [prose], tables=[table])
+
+
+def _training(facts: Facts) -> Section | None:
+    pretrain = _facts_of(facts, "pretrain")
+    if pretrain is None:
+        return None
+    source, bits = _source(facts, "pretrain"), pretrain["bits_per_base"]
+    history = facts["histories"]["pretrain"]
+    points = [{**point, "series": "pretraining"} for point in history]
+    caption = "Training loss of continued pretraining."
+    figures = (
+        [Figure("pretraining", "Training curve", caption, "Line chart: loss against step.", charts.training_curve(points), [source])]
+        if points
+        else []
+    )
+    rows = [
+        Row(["steps", count(pretrain["steps"])]),
+        Row(["tokens seen", count(pretrain["tokens"])]),
+        Row(["bits per base before", decimal(bits["before"])]),
+        Row(["bits per base after", decimal(bits["after"])]),
+        *([Row(["bits per base of token frequencies alone", decimal(bits["token_frequencies"])])] if "token_frequencies" in bits else []),
+        Row(["precision", pretrain["precision"]]),
+    ]
+    table = Table("Continued pretraining, measured on the validation split", [Column("", False), Column("value")], rows, [source])
+    prose = (
+        "Bits per base: how surprising the bases behind hidden tokens are, given both sides; guessing each base at random costs 2. "
+        "A hidden token hides its length and borders too, so more than 2 is possible; compare with token frequencies alone."
+    )
+    return Section("training", "Pretraining", [prose], figures, [table])
+
+
+def _finetuning(facts: Facts) -> Section | None:
+    finetune = _facts_of(facts, "finetune")
+    if finetune is None:
+        return None
+    source = _source(facts, "finetune")
+    points = [
+        {**point, "series": method.replace("_", " ")} for method, history in facts["histories"]["finetune"].items() for point in history
+    ]
+    caption = "Training loss of each fine-tuning method."
+    alt = "Line chart: loss against step, one line per method."
+    figures = [Figure("finetuning", "Fine-tuning curves", caption, alt, charts.training_curve(points), [source])] if points else []
+    rows = [
+        Row(
+            [
+                method.replace("_", " "),
+                count(entry["steps"]),
+                count(entry["trainable_parameters"]),
+                percent(entry["trainable_parameters"] / entry["parameters"]),
+            ]
+        )
+        for method, entry in finetune["methods"].items()
+    ]
+    columns = [Column("method", False), Column("steps"), Column("trained parameters"), Column("share of all")]
+    return Section("finetuning", "Fine-tuning", [], figures, [Table("Fine-tuning methods", columns, rows, [source])])
+
+
+def _data(facts: Facts) -> Section:
+    ingest, source = facts["stages"]["ingest"]["facts"], _source(facts, "ingest")
+    splits = [(name, facts["scores"]["splits"][name]) for name in ("train", "validation", "test")]
+    split_rows = [Row([name, count(entry["records"]), count(entry["positives"]), count(entry["groups"])]) for name, entry in splits]
+    split_columns = [Column("split", False), Column("records"), Column(facts["scores"]["label"]), Column("groups")]
+    source_rows = [Row([name, count(entry["contigs"]), count(entry["bases"])]) for name, entry in ingest["sources"].items()]
+    dropped = [Row([_DROP_REASONS.get(reason, reason.replace("_", " ")), count(number)]) for reason, number in ingest["dropped"].items()]
+    tables = [
+        Table("Records per split", split_columns, split_rows, [source, _source(facts, "classify")]),
+        Table("Sources", [Column("source", False), Column("contigs"), Column("bases")], source_rows, [source]),
+        Table("Dropped records", [Column("reason", False), Column("records")], dropped or [Row(["none", count(0)])], [source]),
+    ]
+    return Section(
+        "data", "The data", ["Splits are disjoint by group. Every record that was left out is counted with its reason."], tables=tables
+    )
+
+
+def _provenance(facts: Facts) -> Section:
+    rows = [
+        Row(
+            [
+                name,
+                entry["digest"][:12],
+                duration(entry["wall_seconds"]),
+                f"{count(entry['peak_memory_mib'])} MiB",
+                str(entry["seed"]),
+                entry["reproducibility"],
+            ]
+        )
+        for name, entry in facts["stages"].items()
+    ]
+    columns = [
+        Column("stage", False),
+        Column("digest", False),
+        Column("wall time"),
+        Column("peak memory"),
+        Column("seed"),
+        Column("reproducibility", False),
+    ]
+    packages = list(dict.fromkeys(name for entry in facts["stages"].values() for name in entry["versions"]))
+    versions = [
+        Row([name, ", ".join(sorted({entry["versions"].get(name, MISSING) for entry in facts["stages"].values()}))]) for name in packages
+    ]
+    sources = [_source(facts, name) for name in facts["stages"]]
+    tables = [
+        Table("Stages and their artifacts", columns, rows, sources),
+        Table("Package versions", [Column("package", False), Column("version", False)], versions, sources),
+    ]
+    prose = "A digest is the SHA-256 of what is in an artifact; each artifact's manifest.json holds it in full, with config and inputs."
+    return Section("provenance", "Where every number comes from", [prose], tables=tables)
+
+
+def _source(facts: Facts, stage: str) -> Source:
+    return Source(stage, facts["stages"][stage]["digest"])
+
+
+def _facts_of(facts: Facts, stage: str) -> Facts | None:
+    entry = facts["stages"].get(stage)
+    return entry["facts"] if entry is not None else None
+
+
+def _comparison(facts: Facts, name: str) -> Facts | None:
+    return next((entry for entry in facts["scores"]["comparisons"] if entry["name"] == name), None)
+
+
+def _difference(entry: Facts, measure: str) -> list[str]:
+    found = entry[f"{measure}_difference"]
+    return [f"{signed(found['value'])} ({signed(found['low'])} to {signed(found['high'])})", decimal(found["p"])]
+
+
+def _curve(row: Facts, points: Facts) -> Facts:
+    """A curve with its features and head apart: the row's title is "features + head", a fine-tuned model's is its features."""
+    features, _, head = row["title"].rpartition(" + ")
+    return {"title": row["title"], "features": features or row["title"], "head": head if features else "own output layer", **points}

