@@ -1,0 +1,113 @@
+"""The command line: one command per row of STAGES, and run, doctor. Thin: it parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from biollm.core.errors import BiollmError, ConfigError
+from biollm.core.progress import say
+from biollm.stages import BY_NAME, STAGES, Run, Stage
+
+app = typer.Typer(
+    name="biollm",
+    help="Adapt a pretrained language model to a biological domain, and prove that it helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", readable=False, help="the recipe file, for example pipelines/quickstart.yaml")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key; may be given several times")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="results folder; default: results/<recipe name>")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False) -> None:
+    if version:
+        from biollm import __version__
+
+        typer.echo(f"biollm {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    set: Set = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; default: all")] = None,
+    out: Out = None,
+) -> None:
+    """Run all stages of a recipe with Snakemake; what is up to date is not run again."""
+    from biollm.workflow import run_workflow
+
+    loaded = Run.load(recipe, set, out)
+    if not run_workflow(loaded, set or [], cores, _stage_named(until, loaded) if until else None):
+        raise typer.Exit(1)
+    _print_results(loaded)
+
+
+@app.command()
+def doctor(recipe: Recipe, set: Set = None, out: Out = None) -> None:
+    """Check the machine, the packages and the recipe's inputs, and estimate memory, disk and time."""
+    from biollm.doctor import examine
+
+    if not examine(Run.load(recipe, set, out)):
+        raise typer.Exit(1)
+
+
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    def command(recipe: Recipe, set: Set = None, out: Out = None) -> None:
+        loaded = Run.load(recipe, set, out)
+        say(f"{stage.name}: {stage.reads} -> {stage.writes}")
+        artifact, made = loaded.run_stage(stage)
+        what = (
+            f"done in {artifact.manifest.wall_seconds:.0f} s, {artifact.manifest.peak_memory_mib:.0f} MiB"
+            if made
+            else "up to date, nothing to do"
+        )
+        say(f"{stage.name}: {what} -> {artifact.folder} ({artifact.digest[:12]})")
+
+    command.__doc__ = f"Stage: {stage.reads} -> {stage.writes}."
+    return command
+
+
+for _stage in STAGES:
+    app.command(_stage.name)(_stage_command(_stage))
+
+
+def main() -> None:
+    """Entry point. What a user can cause ends in one line and exit code 1; anything else is our bug and keeps its traceback."""
+    try:
+        app()
+    except BiollmError as error:
+        for line in str(error).splitlines():
+            print(f"{type(error).__name__}: {line}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # `biollm … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _stage_named(name: str, loaded: Run) -> Stage:
+    if name not in BY_NAME or BY_NAME[name] not in loaded.stages:
+        raise ConfigError(f"--until {name}: no such stage in {loaded.path}; it has {', '.join(stage.name for stage in loaded.stages)}")
+    return BY_NAME[name]
+
+
+def _print_results(loaded: Run) -> None:
+    done = {stage.name: artifact for stage, artifact in loaded.state() if artifact is not None}
+    if "classify" in done:
+        from biollm.classify.table import render_table
+
+        print(render_table(done["classify"].facts, width=shutil.get_terminal_size((120, 40)).columns))
+    if "report" in done:
+        print(f"report: {done['report'].folder / 'report.html'}")

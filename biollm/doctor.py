@@ -1,0 +1,165 @@
+"""`biollm doctor`: what a recipe needs, whether it is here, and what the run will cost."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from biollm.core.errors import BiollmError
+from biollm.core.machine import available_memory_gib, usable_cores
+from biollm.core.resources import digest_resource, resolve_folder
+from biollm.stages import Run
+
+_GIB = 2**30
+# Interpreter, torch, transformers and DeepSpeed loaded, before any model.
+_LIBRARIES_GIB = 1.2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination. `ok` is None for what is only worth knowing."""
+
+    what: str
+    ok: bool | None
+    says: str
+
+
+def examine(run: Run) -> bool:
+    """Print what was found. Returns whether nothing is missing."""
+    findings = [*_packages(), *_machine(), *_inputs(run), *_costs(run)]
+    table = Table(title=f"biollm doctor {run.path}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("", "what", "found"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        sign = {True: "[green]ok[/]", False: "[red]MISSING[/]", None: "[dim]info[/]"}[finding.ok]
+        table.add_row(sign, finding.what, finding.says)
+    Console(highlight=False).print(table)
+    return all(finding.ok is not False for finding in findings)
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("Python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or later)")
+    for text in importlib.metadata.requires("biollm") or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(requirement.name, False, f"not installed; pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            yield Finding(requirement.name, False, f"{version}, but {requirement.specifier} is needed; pip install '{requirement}'")
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    from biollm.training.deepspeed import use_bf16
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield Finding("accelerator", None, ", ".join(devices) or "none; everything runs on the CPU")
+    yield Finding("CPU cores", None, f"{usable_cores()} usable, bfloat16 in hardware: {'yes' if use_bf16('auto') else 'no'}")
+
+
+def _inputs(run: Run) -> Iterator[Finding]:
+    for stage in run.stages:
+        section = run.section(stage)
+        for resource in section.resources() if section else []:
+            yield _check(f"{stage.name} reads {resource}", lambda resource=resource: digest_resource(resource, run.path.parent)[:12])
+    yield _check(f"base model {run.recipe.base.model}", lambda: _describe_base(run))
+
+
+def _check(what: str, look: Any) -> Finding:
+    try:
+        return Finding(what, True, str(look()))
+    except BiollmError as error:
+        return Finding(what, False, str(error))
+
+
+def _describe_base(run: Run) -> str:
+    from biollm.modeling.vocabulary import load_tokenizer
+
+    folder = resolve_folder(run.recipe.base.model, run.path.parent)
+    return f"tokenizer of {load_tokenizer(folder).get_vocab_size():,} tokens, {_parameters(folder) / 1e6:.1f} M parameters"
+
+
+def _costs(run: Run) -> Iterator[Finding]:
+    """Estimates. Training needs weights, gradients, two moments and a master copy; a result folder one copy of the weights."""
+    try:
+        parameters = _parameters(resolve_folder(run.recipe.base.model, run.path.parent))
+    except BiollmError:
+        return  # already among the findings
+    trains = any(stage.name in {"pretrain", "finetune"} for stage in run.stages)
+    memory = _LIBRARIES_GIB + parameters * (20 if trains else 8) / _GIB
+    available = available_memory_gib()
+    yield Finding("memory", memory <= available, f"about {memory:.1f} GiB and batches, {available:.1f} GiB available")
+    # each model folder holds float32 weights; two checkpoints of weights, master copy and moments stand while training
+    copies = sum(stage.name in {"expand", "pretrain", "finetune"} for stage in run.stages)
+    disk = parameters * (4 * copies + (2 * 16 if trains else 0)) / _GIB
+    free = shutil.disk_usage(_existing(run.results)).free / _GIB
+    yield Finding("disk", disk <= free, f"about {disk:.1f} GiB at most, {free:.1f} GiB free for {run.results}")
+    if records := _training_records(run):
+        seconds = 6 * parameters_in_layers(parameters, run) * records * _tokens_per_record(run) / _measured_flops()
+        yield Finding(
+            "training time", None, f"roughly {max(seconds / 60, 1):.0f} min for {records:,} records, from a one-second speed test"
+        )
+
+
+def _training_records(run: Run) -> int:
+    """Records that pretraining and fine-tuning will read, all repeats counted."""
+    sections: list[Any] = [getattr(run.recipe, "pretrain"), *getattr(getattr(run.recipe, "finetune"), "methods", [])]  # noqa: B009
+    return sum(s.steps * s.batch_size * s.gradient_accumulation for s in sections if s is not None)
+
+
+def _tokens_per_record(run: Run) -> float:
+    return float(getattr(run.recipe, "ingest").window_bases) / 4  # noqa: B009 (a DNA token is about four bases)
+
+
+def parameters_in_layers(parameters: int, run: Run) -> int:
+    """Parameters that every token passes: all but the embedding table, of which it reads one row."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(resolve_folder(run.recipe.base.model, run.path.parent)), local_files_only=True)
+    return max(1, parameters - int(config.vocab_size) * int(config.hidden_size))
+
+
+def _measured_flops() -> float:
+    """Floating-point operations per second of a matrix product of the size that models do."""
+    import torch
+
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 1.0:
+        a @ b
+        products += 1
+    return products * 2 * 1024**3 / (time.perf_counter() - started)
+
+
+def _parameters(folder: Path) -> int:
+    """Parameters of a model folder, from the headers of its weight files alone."""
+    from safetensors import safe_open
+
+    total = 0
+    for shard in folder.glob("*.safetensors"):
+        with safe_open(str(shard), framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                size = 1
+                for axis in tensors.get_slice(name).get_shape():
+                    size *= axis
+                total += size
+    return total
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
