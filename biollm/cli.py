@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -77,7 +78,29 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
         say(f"{stage.name}: {what} -> {artifact.folder} ({artifact.digest[:12]})")
 
     command.__doc__ = f"Stage: {stage.reads} -> {stage.writes}."
-    return command
+    return _with_flags(command, stage) if stage.flags else command
+
+
+def _with_flags(command: Callable[..., None], stage: Stage) -> Callable[..., None]:
+    """The command with an option for each switch of the stage's section: --in-place-shards is --set expand.in_place_shards=true."""
+
+    def switched(recipe: Path, set: list[str] | None = None, out: Path | None = None, **flags: bool) -> None:
+        command(recipe, [*(set or []), *(f"{stage.name}.{flag}=true" for flag, on in flags.items() if on)], out)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    switches = [
+        inspect.Parameter(
+            flag,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(f"--{flag.replace('_', '-')}", help=f"as --set {stage.name}.{flag}=true")],
+        )
+        for flag in stage.flags
+    ]
+    switched.__signature__ = inspect.Signature([*own, *switches])  # type: ignore[attr-defined]  # what typer reads
+    switched.__annotations__ = {p.name: p.annotation for p in (*own, *switches)}
+    switched.__doc__ = command.__doc__
+    return switched
 
 
 for _stage in STAGES:

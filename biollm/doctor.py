@@ -17,7 +17,7 @@ from rich.table import Table
 
 from biollm.core.errors import BiollmError
 from biollm.core.machine import available_memory_gib, usable_cores
-from biollm.core.resources import digest_resource, resolve_folder
+from biollm.core.resources import digest_resource, resolve_base
 from biollm.stages import Run
 
 _GIB = 2**30
@@ -77,7 +77,8 @@ def _inputs(run: Run) -> Iterator[Finding]:
         section = run.section(stage)
         for resource in section.resources() if section else []:
             yield _check(f"{stage.name} reads {resource}", lambda resource=resource: digest_resource(resource, run.path.parent)[:12])
-    yield _check(f"base model {run.recipe.base.model}", lambda: _describe_base(run))
+    if run.recipe.base.model:
+        yield _check(f"base model {run.recipe.base.model}", lambda: _describe_base(run))
 
 
 def _check(what: str, look: Any) -> Finding:
@@ -90,16 +91,23 @@ def _check(what: str, look: Any) -> Finding:
 def _describe_base(run: Run) -> str:
     from biollm.modeling.vocabulary import load_tokenizer
 
-    folder = resolve_folder(run.recipe.base.model, run.path.parent)
+    folder = resolve_base(run.recipe.base.model, run.path.parent)
+    if folder.is_file():
+        return f"GGUF, {folder.stat().st_size / 1e6:.0f} MB; converted once, into the cache, when a stage first needs it"
     return f"tokenizer of {load_tokenizer(folder).get_vocab_size():,} tokens, {_parameters(folder) / 1e6:.1f} M parameters"
 
 
 def _costs(run: Run) -> Iterator[Finding]:
     """Estimates. Training needs weights, gradients, two moments and a master copy; a result folder one copy of the weights."""
+    if not run.recipe.base.model:
+        return
     try:
-        parameters = _parameters(resolve_folder(run.recipe.base.model, run.path.parent))
+        folder = resolve_base(run.recipe.base.model, run.path.parent)
     except BiollmError:
         return  # already among the findings
+    if folder.is_file():
+        return  # how many parameters it has is known when it is converted
+    parameters = _parameters(folder)
     trains = any(stage.name in {"pretrain", "finetune"} for stage in run.stages)
     memory = _LIBRARIES_GIB + parameters * (20 if trains else 8) / _GIB
     available = available_memory_gib()
@@ -130,7 +138,7 @@ def parameters_in_layers(parameters: int, run: Run) -> int:
     """Parameters that every token passes: all but the embedding table, of which it reads one row."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(resolve_folder(run.recipe.base.model, run.path.parent)), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(resolve_base(run.recipe.base.model, run.path.parent)), local_files_only=True)
     return max(1, parameters - int(config.vocab_size) * int(config.hidden_size))
 
 

@@ -41,6 +41,7 @@ class Stage:
     rooms: tuple[str, ...] = ("core", "modeling", "training")  # shared code that the stage may import
     reads_base: bool = False
     reproducibility: str = BITWISE
+    flags: tuple[str, ...] = ()  # switches of its section that its command has as options too
 
     def config_class(self) -> type[Section]:
         return cast(type[Section], importlib.import_module(f"biollm.{self.name}.config").Config)
@@ -51,14 +52,18 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", "raw files", "corpus (Parquet)", needs=(), rooms=("core", "modeling")),
-    Stage("tokenizer", "corpus (train split)", "domain tokenizer", needs=("ingest",), rooms=("core", "modeling")),
+    Stage(
+        "tokenizer", "corpus (train split)", "domain tokenizer",
+        needs=(), uses=("ingest",), rooms=("core", "modeling"), reads_base=True,
+    ),
     Stage(
         "merge", "base tokenizer + domain tokenizer", "merged tokenizer + id map",
-        needs=("ingest", "tokenizer"), rooms=("core", "modeling"), reads_base=True,
+        needs=(), uses=("ingest", "tokenizer"), rooms=("core", "modeling"), reads_base=True,
     ),
     Stage(
         "expand", "base model + merged tokenizer", "model folder (+ fusion)",
-        needs=("ingest", "merge"), reads_base=True, reproducibility=BITWISE_ON_ONE_MACHINE,
+        needs=("merge",), uses=("ingest",), reads_base=True, reproducibility=BITWISE_ON_ONE_MACHINE,
+        flags=("compare_inits", "in_place_shards"),
     ),
     Stage("pretrain", "model + corpus", "model folder", needs=("ingest", "expand"), reproducibility=BITWISE_ON_ONE_MACHINE),
     Stage(
@@ -142,8 +147,12 @@ class Run:
     def resource_digests(self, stage: Stage) -> dict[str, str]:
         """Digests of the raw files that a stage reads, by resource name. Raises ResourceError if one is not there."""
         section = self.section(stage)
-        named = (section.resources() if section else []) + (self.recipe.base.resources() if stage.reads_base else [])
+        named = (section.resources() if section else []) + (self.recipe.base.resources() if self._reads_base(stage) else [])
         return {name: digest_resource(name, self.path.parent) for name in named}
+
+    def _reads_base(self, stage: Stage) -> bool:
+        section = self.section(stage)
+        return stage.reads_base and section is not None and section.reads_base()
 
     def own_key(self, stage: Stage) -> str:
         """What a stage is made from, but for the upstream artifacts: config, seed, code, raw files."""
@@ -153,7 +162,7 @@ class Run:
             {
                 "stage": stage.name,
                 "config": section.model_dump(mode="json"),
-                "base": self.recipe.base.model_dump(mode="json") if stage.reads_base else None,
+                "base": self.recipe.base.model_dump(mode="json") if self._reads_base(stage) else None,
                 "seed": self.recipe.seed,
                 "threads": self.recipe.threads,
                 "code": _code_digest(stage),

@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
+import re
+import string
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Modality = Literal["dna", "rna", "protein", "smiles", "text"]
+
 # The letters that a DNA corpus holds. Case is folded up at the door (soft masking is not kept).
 DNA = "ACGTN"
+RNA = "ACGUN"
+PROTEIN = string.ascii_uppercase
+SMILES = string.ascii_letters + string.digits + "()[]=#@+-%./\\*:$"
 # IUPAC ambiguity codes mean "one of several bases": they become N, counted. U is RNA's spelling of T.
 DNA_AMBIGUOUS = "RYSWKMBDHV"
 DNA_ACCEPTED = "ACGTUN" + DNA_AMBIGUOUS
 DNA_FOLD = str.maketrans({"U": "T"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
+RNA_FOLD = str.maketrans({"T": "U"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
 
 _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+_RNA_COMPLEMENT = str.maketrans("ACGUN", "UGCAN")
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """What the sequences of one modality are written in.
+
+    residues: the letters of a clean sequence, in order; "" for text, which may hold any letter.
+    accepted: the letters that an input may hold, after folding case; those beyond `residues` are replaced by `fold`.
+    unknown: the residue that says "not known", which no token is worth joining with; "" if there is none.
+    """
+
+    residues: str
+    accepted: str
+    folds_case: bool = True
+    unknown: str = ""
+    fold: dict[int, str] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def _foreign(self) -> re.Pattern[str]:
+        return re.compile(f"[^{re.escape(self.accepted)}]")
+
+    def read(self, raw: str) -> str:
+        """A sequence in residues: case folded up where it means nothing, rare letters replaced. Does not check."""
+        if not self.residues:
+            return raw
+        return (raw.upper() if self.folds_case else raw).translate(self.fold)
+
+    def foreign(self, raw: str) -> int | None:
+        """The 0-based position of the first letter that a sequence may not hold, or None."""
+        if not self.residues:
+            return None
+        # Only ASCII is folded: str.upper would make "SS" of "ß", and shift what stands behind it.
+        found = self._foreign.search(raw.translate(_ASCII_UPPER) if self.folds_case else raw)
+        return found.start() if found else None
+
+
+_ASCII_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+ALPHABETS: dict[str, Alphabet] = {
+    "dna": Alphabet(DNA, DNA_ACCEPTED, unknown="N", fold=DNA_FOLD),
+    "rna": Alphabet(RNA, DNA_ACCEPTED, unknown="N", fold=RNA_FOLD),
+    "protein": Alphabet(PROTEIN, PROTEIN, unknown="X"),
+    "smiles": Alphabet(SMILES, SMILES, folds_case=False),
+    "text": Alphabet("", "", folds_case=False),
+}
 
 
 def reverse_complement(sequence: str) -> str:
@@ -19,6 +76,15 @@ def reverse_complement(sequence: str) -> str:
     'NCGTT'
     """
     return sequence.translate(_COMPLEMENT)[::-1]
+
+
+def reverse_complement_rna(sequence: str) -> str:
+    """The other strand of RNA, read 5' to 3'. Expects upper-case ACGUN.
+
+    >>> reverse_complement_rna("AACGN")
+    'NCGUU'
+    """
+    return sequence.translate(_RNA_COMPLEMENT)[::-1]
 
 
 def canonical(sequence: str) -> str:

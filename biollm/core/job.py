@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from biollm.core.artifacts import Artifact
+from biollm.core.errors import ConfigError
 from biollm.core.recipe import Section
-from biollm.core.resources import resolve_files, resolve_folder
+from biollm.core.resources import resolve_base, resolve_files
 
 C = TypeVar("C", bound=Section)
 
@@ -37,4 +38,8 @@ class Job(Generic[C]):
         return resolve_files(resource, self.recipe_folder)
 
     def base_folder(self) -> Path:
-        return resolve_folder(self.base_model, self.recipe_folder)
+        """The folder of the base model, or its file if it is a GGUF. Raises ConfigError if the recipe names none, ResourceError if
+        it is not there."""
+        if not self.base_model:
+            raise ConfigError("this stage reads the base model, but the recipe names none; add 'base: {model: …}' to it")
+        return resolve_base(self.base_model, self.recipe_folder)

@@ -25,6 +25,10 @@ class Section(BaseModel):
         """The input files that this section names; their content counts for whether a stage must run again."""
         return []
 
+    def reads_base(self) -> bool:
+        """Whether these settings need the base model, where their stage can read it: then its content counts too."""
+        return True
+
     def contradictions(self, recipe: Any) -> list[str]:
         """What in this section does not fit the other sections of its recipe, a sentence each: found before anything runs."""
         return []
@@ -33,10 +37,13 @@ class Section(BaseModel):
 class BaseModelConfig(Section):
     """The pretrained model that is adapted."""
 
-    model: str = Field(description="folder of the base model: a path beside the recipe, package:NAME/path, or hub:org/name")
+    model: str = Field(
+        default="",
+        description="the base model: a folder (or .gguf file) beside the recipe, package:NAME/path, or hub:org/name; empty: none",
+    )
 
     def resources(self) -> list[str]:
-        return [self.model]
+        return [self.model] if self.model else []
 
 
 class RecipeHeader(Section):
@@ -45,7 +52,7 @@ class RecipeHeader(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="results go to results/<name>/")
     seed: int = Field(default=0, ge=0, description="all random choices derive from it")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of numerical work; default: all cores at hand")
-    base: BaseModelConfig
+    base: BaseModelConfig = BaseModelConfig()
 
 
 R = TypeVar("R", bound=Section)

@@ -53,6 +53,11 @@ def resolve_folder(resource: str, recipe_folder: Path) -> Path:
     return folder
 
 
+def resolve_base(resource: str, recipe_folder: Path) -> Path:
+    """The folder of a base model, or the file of one in GGUF. Raises as `resolve_folder` and `resolve_files`."""
+    return resolve_files(resource, recipe_folder)[0] if resource.endswith(".gguf") else resolve_folder(resource, recipe_folder)
+
+
 def model_folder(name_or_folder: str | Path) -> Path:
     """The folder for what a user passes to the Python API: an existing folder, `package:…`, or a hub name.
 

@@ -58,8 +58,15 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
 
 
 def test_a_missing_key_is_named(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
-    path = tiny_recipe(tmp_path, base=None, merge={"plain_text": None})
-    assert refusal(path).splitlines() == [f"{path}: key 'base' is missing; add it", f"{path}: key 'merge.plain_text' is missing; add it"]
+    path = tiny_recipe(tmp_path, merge={"plain_text": None})
+    assert refusal(path) == f"{path}: key 'merge.plain_text' is missing; add it"
+
+
+def test_a_recipe_that_merges_needs_a_base(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
+    path = tiny_recipe(tmp_path, base=None)
+    assert refusal(path) == (
+        f"{path}: the section 'merge' extends the tokenizer of a base model, but the recipe names none; add 'base: {{model: …}}'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,10 @@ def test_a_missing_key_is_named(tmp_path: Path, tiny_recipe: TinyRecipe) -> None
         ({"ingest": {"window_bases": "wide"}}, "ingest.window_bases is 'wide'; it should be a valid integer"),
         ({"ingest": {"window_bases": 4}}, "ingest.window_bases is 4; it should be greater than or equal to 8"),
         ({"seed": -1}, "seed is -1; it should be greater than or equal to 0"),
-        ({"expand": {"init": "avg"}}, "expand.init is 'avg'; it should be 'mean' or 'normal'"),
+        (
+            {"expand": {"init": "avg"}},
+            "expand.init is 'avg'; it should be 'mean', 'normal', 'neighbours', 'mix', 'weighted', 'omp' or 'distill'",
+        ),
         ({"ingest": {"sources": []}}, "ingest.sources: List should have at least 1 item"),
         ({"name": "../up"}, "name: String should match pattern"),
         ({"tokenizer": 5}, "tokenizer is 5; it should be a valid dictionary"),
@@ -98,7 +108,7 @@ def test_all_faults_stand_in_one_message_each_on_a_line(tmp_path: Path, tiny_rec
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer": None}, "the section 'merge' needs a section 'tokenizer'; add 'tokenizer: {}' or more"),
+        ({"tokenizer": None}, "merge.domains[0] names no tokenizer, and the recipe has no section 'tokenizer' that would train one"),
         ({"expand": {"fusion": {"channels": ["cpg", "meth"]}}}, "expand.fusion.channels names ['meth'], but ingest.tracks makes ['cpg']"),
         ({"ingest": {"labels": [{"name": "a", "feature": "CDS"}] * 2}}, "ingest.labels: names must differ; found ['a', 'a']"),
         ({"ingest": {"sources": [{"name": "one", "sequences": "one.fa"}]}}, "labels need an annotation, but sources ['one'] have none"),
@@ -140,9 +150,9 @@ def test_a_missing_recipe_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_set_overrides_the_file_and_is_read_as_yaml(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
-    run = Run.load(tiny_recipe(tmp_path), ["seed=9", "ingest.split.gap_bases=0", "expand.compare_inits=[mean]", "base.model=other"])
+    run = Run.load(tiny_recipe(tmp_path), ["seed=9", "ingest.split.gap_bases=0", "expand.compare_steps=7", "base.model=other"])
     recipe: Any = run.recipe
-    assert (recipe.seed, recipe.ingest.split.gap_bases, recipe.expand.compare_inits, recipe.base.model) == (9, 0, ["mean"], "other")
+    assert (recipe.seed, recipe.ingest.split.gap_bases, recipe.expand.compare_steps, recipe.base.model) == (9, 0, 7, "other")
 
 
 def test_set_can_add_a_section(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
@@ -221,7 +231,7 @@ def test_a_changed_input_file_changes_the_key(tmp_path: Path, tiny_recipe: TinyR
 
 def test_a_contradiction_between_sections_is_named_without_an_empty_key(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
     path = tiny_recipe(tmp_path, tokenizer=None)
-    assert refusal(path).startswith(f"{path}: the section 'merge' needs")
+    assert refusal(path).startswith(f"{path}: merge.domains[0] names no tokenizer")
 
 
 def test_checkpoints_fall_on_points_of_the_training_curve(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
