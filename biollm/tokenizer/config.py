@@ -2,20 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from biollm.core.alphabets import ALPHABETS, Modality
 from biollm.core.recipe import Section
+from biollm.modeling.domain import Kind
+
+_BYTES = 256
 
 
 class Config(Section):
-    """The domain tokenizer, trained on the train split."""
+    """The domain tokenizer, trained on the train split of the corpus or on files of its own."""
 
-    kind: Literal["wordpiece"] = Field(default="wordpiece", description="the model; it must be the kind of the base tokenizer")
-    vocab_size: int = Field(default=1024, ge=16, description="number of tokens, single residues and the unknown token included")
+    kind: Kind | None = Field(
+        default=None, description="the model; default: that of the base tokenizer (it must be that one for a merge with strategy isolate)"
+    )
+    vocab_size: int = Field(default=1024, ge=4, description="number of tokens, all included; kmer and char have the number they have")
     piece_residues: int = Field(
-        default=100,
+        default=50,
         ge=8,
-        description="sequences are cut into pieces of this length first: WordPiece is quadratic in it, and refuses longer words",
+        description="for kind wordpiece: sequences are cut into pieces of this length first; WordPiece is quadratic in it, and BERT "
+        "refuses words of over 100 letters, which are 50 residues after a merge",
+    )
+    modality: Modality = Field(default="dna", description="what the sequences are written in")
+    kmer: int | None = Field(default=None, ge=1, le=12, description="for kind kmer: residues per token")
+    overlapping: bool = Field(
+        default=False, description="for kind kmer: a token at every position; the tokenizer then reads k-mers with spaces between"
+    )
+    reverse_complement: bool = Field(default=False, description="for dna and rna: train on both strands")
+    files: list[str] = Field(
+        default=[],
+        description="train on these instead of the corpus: FASTA, one sequence per line, or a table (plain or gzip; Parquet); 1 in 20 "
+        "sequences is held out",
+    )
+    column: str | None = Field(default=None, description="the column of the tables among `files` that holds the sequences")
+    max_residues: int | None = Field(
+        default=None, ge=1000, description="train on at most so many residues, evenly spread; default: 20 million (unigram: 4 million)"
+    )
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Config:
+        if self.kind == "kmer" and self.kmer is None:
+            raise ValueError("kind is kmer, but kmer is not set; say how many residues a token has, for example kmer: 6")
+        if self.kind != "kmer" and (self.kmer is not None or self.overlapping):
+            raise ValueError(f"kmer and overlapping are for kind kmer, but kind is {self.kind or 'that of the base'}; remove them")
+        if self.kind == "kmer" and self.modality == "text":
+            raise ValueError("kind is kmer, but text has no k-mers; choose bpe, wordpiece, unigram or char")
+        if self.reverse_complement and self.modality not in ("dna", "rna"):
+            raise ValueError(f"reverse_complement is true, but {self.modality} has no second strand; remove it")
+        if self.column is not None and not self.files:
+            raise ValueError("column is set, but files is empty; name the tables in files")
+        if self.kind in ("bpe", "wordpiece", "unigram") and self.vocab_size < (least := least_vocab_size(self.kind, self.modality)):
+            raise ValueError(below_alphabet(self.kind, self.modality, self.vocab_size, least))
+        return self
+
+    def resources(self) -> list[str]:
+        return list(self.files)
+
+    def reads_base(self) -> bool:
+        return self.kind is None  # then the tokenizer is of the base's kind
+
+    def contradictions(self, recipe: Any) -> list[str]:
+        found = []
+        if self.kind is None and not recipe.base.model:
+            found.append(
+                "tokenizer.kind is not set and there is no base whose kind it could be; set tokenizer.kind, or add 'base: {model: …}'"
+            )
+        if not self.files:
+            if recipe.ingest is None:
+                found.append("tokenizer has nothing to train on; add a section 'ingest', or name files in tokenizer.files")
+            elif recipe.ingest.modality != self.modality:
+                found.append(
+                    f"tokenizer.modality is {self.modality}, but the corpus of 'ingest' is {recipe.ingest.modality}; "
+                    f"make them one, or name {self.modality} files in tokenizer.files"
+                )
+        return found
+
+
+def least_vocab_size(kind: Kind, modality: Modality) -> int:
+    """The number of tokens without which some residue would have none."""
+    residues = len(ALPHABETS[modality].residues) or _BYTES
+    return 2 * residues + 1 if kind == "wordpiece" else residues
+
+
+def below_alphabet(kind: Kind, modality: Modality, vocab_size: int, least: int) -> str:
+    return (
+        f"tokenizer.vocab_size is {vocab_size}, but a {kind} tokenizer for {modality} has at least {least} tokens, "
+        "or some letters would have none; raise it"
     )
