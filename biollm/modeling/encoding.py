@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from biollm.modeling.vocabulary import DomainVocabulary, load_tokenizer
+from biollm.core.errors import DataError
+from biollm.core.files import read_json
+from biollm.modeling.fastpath import ForeignLetterError, SequenceEncoder, tables_from_merged
+from biollm.modeling.vocabulary import TOKENIZER, Domain, DomainVocabulary, load_tokenizer
 
 IntArray = NDArray[np.int64]
 
@@ -23,11 +28,16 @@ class Encoded:
 
 
 class Encoder:
-    """The tokenizer of a model folder, for sequences by the fast path and for text by the ordinary one."""
+    """The tokenizer of a model folder, for sequences by the fast path and for text by the ordinary one.
 
-    def __init__(self, folder: Path) -> None:
+    modality: which domain's sequences `encode_sequences` reads; default: the first that reads sequences.
+    """
+
+    def __init__(self, folder: Path, modality: str | None = None) -> None:
+        self._folder = folder
         self.tokenizer = load_tokenizer(folder)
         self.vocabulary = DomainVocabulary.load(folder)
+        self.domain = self.vocabulary.sequence_domain(modality) if self.vocabulary else None
         size = self.tokenizer.get_vocab_size()
         self.residues_by_id = self.vocabulary.residues_by_id(self.tokenizer) if self.vocabulary else np.zeros(size, dtype=np.int64)
         self.prefix, self.suffix = self._special_tokens()
@@ -37,26 +47,40 @@ class Encoder:
     def encode_sequences(self, sequences: Sequence[str], names: Sequence[str] | None = None) -> list[Encoded]:
         """Domain sequences, in either case. Raises DataError naming the first that holds a foreign letter or is empty.
 
-        With a tokenizer that has no domain vocabulary, they are read as the text that they are to it.
+        With a tokenizer that has no domain of sequences, they are read as the text that they are to it.
         """
-        if self.vocabulary is None:
+        if self.domain is None:
             return self.encode_text(sequences)
-        return self._encode(self.vocabulary.to_private(list(sequences), list(names) if names is not None else None))
+        for position, sequence in enumerate(sequences):
+            if not sequence:
+                raise DataError(f"sequence {names[position] if names else f'number {position}'} is empty; remove it")
+        try:
+            return [Encoded(ids, self.residues_by_id[ids]) for ids in self._fast.encode(sequences)]
+        except ForeignLetterError as error:
+            name = names[error.sequence] if names else f"number {error.sequence}"
+            raise DataError(
+                f"sequence {name} holds {error.letter!r} at position {error.position + 1}; {self.domain.modality} sequences hold "
+                f"{''.join(self.domain.units)}{' in either case' if self.domain.folds_case else ''}"
+            ) from None
 
     def encode_text(self, texts: Sequence[str]) -> list[Encoded]:
         """Any text, as the stock tokenizer.json reads it."""
         return self._encode(list(texts))
 
     def is_sequence(self, text: str) -> bool:
-        """Whether a whole string is one run that the tokenizer reads as a domain sequence."""
-        return (
-            self.vocabulary is not None
-            and len(text) >= self.vocabulary.min_run
-            and not text.upper().strip("".join(self.vocabulary.private_letters))
-        )
+        """Whether a whole string is one run that the tokenizer reads as a sequence."""
+        domain = self.domain
+        if domain is None or domain.min_run is None or len(text) < domain.min_run:
+            return False
+        return not (text.upper() if domain.folds_case else text).strip("".join(domain.units))
 
     def with_special_tokens(self, ids: IntArray) -> IntArray:
         return np.concatenate([self.prefix, ids, self.suffix])
+
+    @cached_property
+    def _fast(self) -> SequenceEncoder:
+        assert self.domain is not None
+        return sequence_encoder(read_json(self._folder / TOKENIZER), self.domain)
 
     def _encode(self, texts: list[str]) -> list[Encoded]:
         arrays = [np.asarray(e.ids, dtype=np.int64) for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -72,6 +96,12 @@ class Encoder:
     def _id_of(self, *names: str) -> int | None:
         found = (self.tokenizer.token_to_id(name) for name in names)
         return next((number for number in found if number is not None), None)
+
+
+def sequence_encoder(merged: dict[str, Any], domain: Domain) -> SequenceEncoder:
+    """The fast path for the sequences of one domain of a merged tokenizer.json: the ids of the stock tokenizer, many times as fast."""
+    tables = tables_from_merged(merged, domain.model_units, domain.ids, piece_residues=domain.piece_residues)
+    return SequenceEncoder(tables, fold_case=domain.folds_case)
 
 
 def pad(rows: Sequence[IntArray], value: int, multiple: int = 1) -> tuple[IntArray, IntArray]:
