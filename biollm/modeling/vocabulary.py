@@ -1,4 +1,4 @@
-"""The domain part of a merged tokenizer: which private letter stands for which residue, and fast ways in and out.
+"""The domain part of a merged tokenizer: which domains it holds, how their residues are spelt, and which ids are theirs.
 
 A merged tokenizer.json is complete without this; the sidecar `biollm_vocabulary.json` beside it lets biollm take the fast path
 for strings that are known to be sequences, and count residues per token.
@@ -6,15 +6,16 @@ for strings that are known to be sequences, and count residues per token.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from biollm.core.alphabets import DNA
+from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_sidecar, write_json
 from tokenizers import Tokenizer
@@ -22,22 +23,75 @@ from tokenizers import Tokenizer
 SIDECAR = "biollm_vocabulary.json"
 TOKENIZER = "tokenizer.json"
 # What a tokenizer is, on disk; these files travel with every model folder.
-TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", SIDECAR)
+TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", SIDECAR)
 
 
-class DomainVocabulary(BaseModel):
-    """The sidecar of a merged tokenizer."""
+class Domain(BaseModel):
+    """One domain of a merged tokenizer.
+
+    Strategy `isolate`: a residue is written as its unit, the domain's mark before it (see biollm/merge/isolate.py); `units` are the
+    spellings in a text, `model_units` those in the model's vocabulary. Strategy `continue`: words in the base's own letters.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["isolate"]
-    modality: Literal["dna"]
-    private_letters: dict[str, str]  # residue -> private letter
-    continuing_prefix: str
-    min_run: int
-    piece_residues: int
-    base_vocab_size: int
+    name: str
+    strategy: Literal["isolate", "continue"]
+    modality: Modality
+    kind: str  # of the domain tokenizer: bpe, wordpiece, unigram, kmer, char
+    first_id: int
     new_tokens: int
+    scaffold_tokens: int = 0  # the first of them: they only build units, and stand for no residue
+    mark: str = ""
+    model_mark: str = ""  # as the model spells it; every model unit begins with it
+    units: dict[str, str] = {}
+    model_units: dict[str, str] = {}
+    case: Literal["upper", "any"] = "upper"
+    min_run: int | None = None  # runs of so many letters in a text are read as sequences; None: only what stands between tags
+    tags: bool = False
+    needs_cut: bool = False  # the pre-tokenizer cuts sequences out of a text
+    piece_residues: int | None = None  # sequences are cut into pieces of so many residues before tokens are looked for
+
+    @field_validator("units", "model_units")
+    @classmethod
+    def _sorted(cls, units: dict[str, str]) -> dict[str, str]:
+        """The rules of a merged tokenizer are written from these, so their order may not depend on where they come from."""
+        return dict(sorted(units.items()))
+
+    @property
+    def ids(self) -> range:
+        return range(self.first_id, self.first_id + self.new_tokens)
+
+    @property
+    def folds_case(self) -> bool:
+        """Whether a lower-case residue is the same residue: not in SMILES, where c is an aromatic C."""
+        return self.modality != "smiles"
+
+    def to_private(self, sequences: list[str], names: list[str] | None = None) -> list[str]:
+        """Sequences spelt in units: the tokenizer gives them the ids of the ordinary path.
+
+        Raises DataError naming the sequence (by `names`, else by position) and the letter if one holds a letter that is no
+        residue, or is empty.
+        """
+        spelling = {residue.lower(): unit for residue, unit in self.units.items()} if self.folds_case else {}
+        table = str.maketrans(spelling | self.units)
+        foreign = re.compile(f"[^{re.escape(''.join(self.units))}]", re.IGNORECASE if self.folds_case else 0)
+        for position, sequence in enumerate(sequences):
+            if (found := foreign.search(sequence)) or not sequence:
+                name = names[position] if names else f"number {position}"
+                what = f"holds {found.group()!r} at position {found.start() + 1}" if found else "is empty"
+                case = " in either case" if self.folds_case else ""
+                raise DataError(f"sequence {name} {what}; {self.modality} sequences hold {''.join(self.units)}{case}")
+        return [sequence.translate(table) for sequence in sequences]
+
+
+class DomainVocabulary(BaseModel):
+    """The sidecar of a merged tokenizer: its domains in the order in which they were merged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_vocab_size: int
+    domains: list[Domain]
 
     @classmethod
     def load(cls, folder: Path) -> DomainVocabulary | None:
@@ -48,28 +102,44 @@ class DomainVocabulary(BaseModel):
     def save(self, folder: Path) -> None:
         write_json(folder / SIDECAR, self.model_dump())
 
-    def to_private(self, sequences: list[str], names: list[str] | None = None) -> list[str]:
-        """Sequences in the private alphabet: the fast path into the tokenizer, with the ids of the ordinary path.
+    @property
+    def new_tokens(self) -> int:
+        return sum(domain.new_tokens for domain in self.domains)
 
-        Either case is read. Raises DataError naming the sequence (by `names`, else by position) and the letter if one holds a
-        letter that is no residue, or is empty.
-        """
-        table = str.maketrans(self.private_letters | {residue.lower(): letter for residue, letter in self.private_letters.items()})
-        foreign = re.compile(f"[^{''.join(self.private_letters)}]", re.IGNORECASE)
-        for position, sequence in enumerate(sequences):
-            if (found := foreign.search(sequence)) or not sequence:
-                name = names[position] if names else f"number {position}"
-                what = f"holds {found.group()!r} at position {found.start() + 1}" if found else "is empty"
-                raise DataError(f"sequence {name} {what}; {self.modality} sequences hold {DNA} in either case")
-        return [sequence.translate(table) for sequence in sequences]
+    @property
+    def isolated(self) -> list[Domain]:
+        return [domain for domain in self.domains if domain.strategy == "isolate"]
+
+    def sequence_domain(self, modality: str | None = None) -> Domain | None:
+        """The domain that reads sequences of a modality, or the first that reads sequences at all; None if there is none."""
+        return next((d for d in self.isolated if modality in (None, d.modality)), None)
 
     def residues_by_id(self, tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """How many residues each token stands for: (vocab,) int64, 0 for every token of the base."""
-        letters = set(self.private_letters.values())
+        """How many residues each token stands for: (vocab,) int64, 0 for every token of the base and for words."""
         counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-        for token, number in tokenizer.get_vocab().items():
-            counts[number] = sum(letter in letters for letter in token)
+        for domain in self.isolated:
+            for number in domain.ids[domain.scaffold_tokens :]:
+                counts[number] = str(tokenizer.id_to_token(number)).count(domain.model_mark)
         return counts
+
+    def readable(self, tokenizer: Tokenizer) -> list[str]:
+        """The text of every new token, in id order: residues for domains of sequences, letters for words."""
+        texts = []
+        for domain in self.domains:
+            spelling = {unit: residue for residue, unit in domain.model_units.items()}
+            pattern = re.compile("|".join(re.escape(unit) for unit in sorted(spelling, key=len, reverse=True))) if spelling else None
+            for number in domain.ids:
+                token = str(tokenizer.id_to_token(number))
+                texts.append("".join(spelling[unit] for unit in pattern.findall(token)) if pattern else tokenizer.decode([number]))
+        return texts
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of what a tokenizer cannot read; None if it can read everything."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model["type"] == "Unigram":
+        return model["unk_id"]  # type: ignore[no-any-return]
+    return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

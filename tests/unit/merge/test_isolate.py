@@ -1,177 +1,386 @@
-"""The merge on paper: JSON in, JSON out; and what it refuses."""
+"""The merge on paper, for every kind of base and domain: JSON in, JSON out."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from pathlib import Path
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 
-from biollm.core.errors import ConfigError, DataError
-from biollm.merge.isolate import check_base, choose_private_letters, merge_tokenizers
-from biollm.merge.proof import describe_base, prove_domain, prove_plain_text, prove_reachable, sample_lines
-from biollm.modeling.vocabulary import DomainVocabulary, load_tokenizer
-from biollm.tokenizer.train import train_wordpiece
-from tokenizers import Tokenizer, models, normalizers, trainers
+from biollm.core.files import canonical_json
+from biollm.merge.isolate import strip_recognition
+from biollm.merge.proof import sequence_pattern
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-MakeBase = Callable[..., Path]
-_LISU = "\ua4d0"
+MergedKind = Callable[..., Any]
+SMALL = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5"]
+REAL = ["real_gpt2", "real_gpt_neox", "real_modernbert", "real_bert_cased", "real_mistral", "real_minilm"]
+every_kind = pytest.mark.parametrize("kind", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in REAL)])
+every_kind_and_domain = pytest.mark.parametrize(
+    ("kind", "modality"),
+    [
+        *product(SMALL, ["dna", "rna", "protein", "smiles"]),
+        *(pytest.param(name, modality, marks=pytest.mark.slow) for name in REAL for modality in ("dna", "smiles")),
+    ],
+)
+every_small_kind = pytest.mark.parametrize("kind", SMALL)
 
-
-@pytest.fixture(scope="module")
-def base_json(bert_base: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((bert_base / "tokenizer.json").read_text())
-    return values
-
-
-@pytest.fixture(scope="module")
-def domain(dna: Callable[[int, int], str]) -> Tokenizer:
-    return train_wordpiece([dna(500, seed) for seed in range(20)], "ACGTN", 40, 50)
-
-
-def merged_parts(base_folder: Path, domain: Tokenizer) -> tuple[Tokenizer, Tokenizer, dict[int, int], DomainVocabulary, dict[str, Any]]:
-    base = load_tokenizer(base_folder)
-    base_json, domain_json = json.loads((base_folder / "tokenizer.json").read_text()), json.loads(domain.to_str())
-    vocabulary = DomainVocabulary(
-        strategy="isolate", modality="dna", private_letters=choose_private_letters("ACGTN", base), continuing_prefix="##",
-        min_run=12, piece_residues=50, base_vocab_size=base.get_vocab_size(), new_tokens=domain.get_vocab_size() - 1,
-    )  # fmt: skip
-    merged_json, id_map = merge_tokenizers(base_json, domain_json, vocabulary)
-    return base, Tokenizer.from_str(json.dumps(merged_json)), id_map, vocabulary, merged_json
-
-
-def test_base_ids_survive_merge_and_new_ids_follow_in_domain_order(bert_base: Path, domain: Tokenizer) -> None:
-    base, merged, id_map, vocabulary, _ = merged_parts(bert_base, domain)
-    assert {token: merged.token_to_id(token) for token in base.get_vocab()} == base.get_vocab()
-    first = base.get_vocab_size()
-    assert [id_map[i] for i in sorted(id_map)] == list(range(first, first + domain.get_vocab_size() - 1))
-    assert domain.token_to_id("[UNK]") not in id_map
-    back = str.maketrans({letter: residue for residue, letter in vocabulary.private_letters.items()})
-    assert all(merged.id_to_token(new).translate(back) == domain.id_to_token(old) for old, new in id_map.items())
+# What may stand before and behind a run of DNA letters that is still one.
+AROUND_RUNS = [
+    ("", ""), ("a ", ""), ("", " b"), ("The TATA box of ", ", and so on."), ("(", ")"), ("5'-", "-3'"), ("x\n", "\ny"), ("\t", "\t"),
+    ("=", ";"), ("😀", "😀"), ("…", "…"), ("_", "_"), ("\u00a0", "\u00a0"), ("<", ">"), ("</dna>", "<dna>"), ("##", "##"), ("'s ", "'s"),
+]  # fmt: skip
+AROUND_TAGS = [("", ""), ("a ", " b"), ("a", "b"), ("Of ", ", x"), ("\n", "\n"), ("1", "2"), ("<", ">"), ("</dna>", "<dna>"), ("é", "é")]
+# What is text, though it looks like a sequence: a letter, digit or combining mark touches it, or a tag is none.
+NOT_SEQUENCES = [
+    "GATTACAGATT A", "GATTACAGATT", "xGATTACAGATTACA", "GATTACAGATTACAx", "GATTACAGATTACA1", "1GATTACAGATTACA", "GATTACAGATTACAé",
+    "GATTACAGATTACA\u0301", "GATTACAGATTACA\u20dd", "²GATTACAGATTACA", "GATTACAGATTACA中", "<dna>GATTACA", "GATTACA</dna>",
+    "<dna>GATTACA</rna>", "<dna></dna>", "<dna> GATTACA</dna>", "<dna>GAT TACA</dna>", "<dna>GATXACA</dna>", "<DNA>GATTACA</DNA>",
+    "< dna>GATTACA</dna>", "<dna >GATTACA</dna>", "<dna><dna>GATX</dna></dna>", "<protein>MKV*</protein>", "<smiles>C C</smiles>",
+    "<protein>mkv</protein>", "<dna>gattaca</dna>", "gattacagattaca", "GATTACAgATTACA", "<rna>GATTACA</rna>", "<protein></protein>",
+]  # fmt: skip
 
 
-def test_truncation_and_padding_are_switched_off(bert_base: Path, domain: Tokenizer, base_json: dict[str, Any]) -> None:
-    assert None not in (base_json["truncation"], base_json["padding"]), "the base arrives with both on"
-    *_, merged_json = merged_parts(bert_base, domain)
-    assert merged_json["truncation"] is None
-    assert merged_json["padding"] is None
-    tokenizer = load_tokenizer(bert_base)
-    assert len(tokenizer.encode("a " * 100).ids) == 102
-    assert len(tokenizer.encode("a").ids) == 3
+def some_sequences(merged: Any, modality: str, seed: int = 0) -> list[str]:
+    """Real sequences in several lengths, and random ones over all residues."""
+    rng = random.Random(f"{modality} {seed}")
+    domain = next(domain for domain in merged.domains if domain.spec.modality == modality)
+    real = [domain.probe[i % len(domain.probe)][: rng.choice([5, 12, 40, 130, 400])] for i in range(8)]
+    return [*real, *("".join(rng.choices(domain.spec.residues, k=k)) for k in (1, 2, 11, 12, 13, 33, 34, 100))]
 
 
-def test_the_merge_changes_nothing_that_it_was_given(bert_base: Path, domain: Tokenizer, base_json: dict[str, Any]) -> None:
-    _, _, _, vocabulary, _ = merged_parts(bert_base, domain)
-    domain_json = json.loads(domain.to_str())
-    before = copy.deepcopy((base_json, domain_json))
-    merge_tokenizers(base_json, domain_json, vocabulary)
-    assert (base_json, domain_json) == before
+def as_text(modality: str, sequence: str) -> Iterator[tuple[str, bool]]:
+    """Texts that hold a sequence, and whether they hold nothing else."""
+    # an RNA without U is spelt as a DNA, and is one outside of tags
+    if (modality == "dna" or (modality == "rna" and set("Uu") & set(sequence))) and len(sequence) >= 12:
+        yield from ((f"{before}{sequence}{behind}", before + behind == "") for before, behind in AROUND_RUNS)
+    yield from ((f"{before}<{modality}>{sequence}</{modality}>{behind}", False) for before, behind in AROUND_TAGS)
 
 
-def test_a_base_that_uses_a_letter_of_a_block_gets_another_block(
-    tmp_path: Path, bert_base: Path, make_bert_base: MakeBase, domain: Tokenizer
+# --- the base stays what it was ------------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_base_ids_survive_merge_and_new_ids_follow(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    vocabulary = merged.base.get_vocab()
+    assert {token: merged.tokenizer.token_to_id(token) for token in vocabulary} == vocabulary
+    new = [number for domain in merged.vocabulary.domains for number in domain.ids]
+    assert new == list(range(merged.base_size, merged.tokenizer.get_vocab_size()))
+
+
+@every_kind
+def test_plain_text_keeps_tokens_offsets_and_decoded_text(
+    merged_kind: MergedKind, plain_lines: Callable[[int], list[str]], kind: str
 ) -> None:
-    assert choose_private_letters("ACGTN", load_tokenizer(bert_base))["A"] == _LISU
-    vocabulary = [*load_tokenizer(bert_base).get_vocab(), _LISU]
-    folder = make_bert_base(
-        tmp_path / "lisu", vocabulary=sorted(vocabulary, key=lambda t: (t == _LISU, load_tokenizer(bert_base).token_to_id(t) or 0))
-    )
-    letters = choose_private_letters("ACGTN", load_tokenizer(folder))
-    assert letters == dict(zip("ACGTN", "\ua510\ua511\ua512\ua513\ua514", strict=True)), "Vai is next"
-    base, merged, id_map, merged_vocabulary, _ = merged_parts(folder, domain)
-    prove_plain_text(base, merged, merged_vocabulary, [f"a {_LISU} b", "the cell"])
-    prove_domain(domain, merged, id_map, merged_vocabulary, ["ACGTACGTACGTACGT"])
+    merged = merged_kind(kind)
+    pattern = sequence_pattern(merged.vocabulary.isolated)
+    lines = [line for line in plain_lines(600) if not pattern.search(line)]
+    assert len(lines) > 590
+    texts = [
+        *lines,
+        "",
+        " ",
+        "\n",
+        "  two  spaces ",
+        "naïve β-catenin 😀 中文 e\u0301",
+        "⿻",
+        "a ⿻ b ⿻⿻",
+        "▁ ##x Ġ",
+        "ACGT acgt <dna>",
+        "İß ﬁ",
+    ]
+    for special in (True, False):
+        before, after = (t.encode_batch(texts, add_special_tokens=special) for t in (merged.base, merged.tokenizer))
+        for text, old, new in zip(texts, before, after, strict=True):
+            assert (new.tokens, new.ids, new.offsets) == (old.tokens, old.ids, old.offsets), text
+            assert merged.tokenizer.decode(new.ids) == merged.base.decode(old.ids), text
 
 
-def test_a_base_that_uses_every_block_is_refused() -> None:
-    base = Tokenizer(models.WordPiece({"[UNK]": 0, "\ua4d0": 1, "x\ua511": 2, "\ua018": 3}, unk_token="[UNK]"))
-    with pytest.raises(
-        ConfigError, match=r"uses or changes letters of every block that could be private \(Lisu, Vai, Yi\); cannot isolate"
-    ):
-        choose_private_letters("ACGTN", base)
+@every_small_kind
+def test_what_only_looks_like_a_sequence_is_text(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    changed = [text for text in NOT_SEQUENCES if merged.ids(text) != merged.base.encode(text, add_special_tokens=False).ids]
+    assert changed == []
 
 
-def test_a_base_whose_normaliser_changes_a_block_gets_another_block() -> None:
-    base = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
-    base.normalizer = normalizers.Replace("\ua4d1", "x")
-    assert choose_private_letters("ACGTN", base)["A"] == "\ua510"
+@every_kind
+def test_special_tokens_and_post_processor_are_those_of_the_base(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    base = json.loads(merged.base.to_str())
+    assert merged.json["post_processor"] == base["post_processor"]
+    assert [token["content"] for token in merged.json["added_tokens"]] == [token["content"] for token in base["added_tokens"]]
+    special = [token["content"] for token in base["added_tokens"] if token["special"]]
+    assert special, "each of these bases has some"
+    for token in special:
+        text = f"a{token}GATTACAGATTACA{token}<dna>GATTACA</dna>"
+        assert merged.ids(text).count(merged.base.token_to_id(token)) == 2
+        assert merged.domain_ids(text) == merged.wanted("dna", "GATTACAGATTACA") + merged.wanted("dna", "GATTACA")
 
 
-def test_kinds_of_base_that_cannot_be_isolated_are_refused(base_json: dict[str, Any]) -> None:
-    check_base(base_json, 100)
-    bpe = Tokenizer(models.BPE())
-    bpe.train_from_iterator(["a b c"], trainers.BpeTrainer(show_progress=False))
-    with pytest.raises(ConfigError, match=r"the base tokenizer is BPE; merge.strategy 'isolate' is built for WordPiece bases so far"):
-        check_base(json.loads(bpe.to_str()), 100)
+def test_truncation_and_padding_of_the_base_are_not_the_merge_s_business(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    """The stage switches them off before; on paper they are left as they are."""
+    merged = start_merge(base_tokenizer("gpt2")).add(domain_tokenizer("dna", "bpe"))
+    assert (merged.json["truncation"], merged.json["padding"]) == (None, None)
 
 
-def test_a_base_with_a_hole_in_its_ids_is_refused(base_json: dict[str, Any]) -> None:
-    holed = copy.deepcopy(base_json)
-    holed["model"]["vocab"]["the"] = 5000
-    size = len(base_json["model"]["vocab"])
-    with pytest.raises(ConfigError, match=f"ids are not 0 to {size - 1}: {size} tokens, largest id 5000; repair it first"):
-        check_base(holed, 100)
+# --- sequences are read as the domain tokenizer reads them ---------------------------------------------------------------------
 
 
-def test_pieces_longer_than_the_base_reads_are_refused(base_json: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"tokenizer.piece_residues is 101; this base reads words of at most 100 letters: set it to 100"):
-        check_base(base_json, 101)
+@every_kind_and_domain
+def test_a_sequence_gets_the_domain_tokens_wherever_it_stands(merged_kind: MergedKind, kind: str, modality: str) -> None:
+    merged = merged_kind(kind)
+    for sequence in some_sequences(merged, modality):
+        wanted = merged.wanted(modality, sequence)
+        for text, alone in as_text(modality, sequence):
+            found = merged.ids(text)
+            assert (found if alone else [i for i in found if i >= merged.base_size]) == wanted, text
+            assert sequence in merged.tokenizer.decode(found), text
 
 
-def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no tokenizer.json; biollm needs the fast tokenizer of the model: save it once with"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"model": 1}')
-    with pytest.raises(ConfigError, match=r"tokenizer.json: not a tokenizer.json that this version of tokenizers reads"):
-        load_tokenizer(tmp_path)
+@every_kind_and_domain
+def test_private_spelling_gives_the_domain_tokens_and_decode_gives_the_letters_back(
+    merged_kind: MergedKind, kind: str, modality: str
+) -> None:
+    merged = merged_kind(kind)
+    domain = next(domain for domain in merged.vocabulary.domains if domain.modality == modality)
+    sequences = some_sequences(merged, modality, seed=1)
+    for sequence, private in zip(sequences, domain.to_private(sequences), strict=True):
+        wanted = merged.wanted(modality, sequence)
+        assert merged.ids(private) == wanted
+        assert merged.tokenizer.decode(wanted) == sequence
+        if domain.folds_case:
+            assert domain.to_private([sequence.lower()]) == [private]
 
 
-def test_broken_guarantees_stop_the_merge(bert_base: Path, domain: Tokenizer) -> None:
-    base, merged, id_map, vocabulary, merged_json = merged_parts(bert_base, domain)
-    moved = copy.deepcopy(merged_json)
-    vocab = moved["model"]["vocab"]
-    vocab["the"], vocab["gene"] = vocab["gene"], vocab["the"]
-    with pytest.raises(DataError, match="a guarantee does not hold: 2 base tokens changed their id"):
-        prove_plain_text(base, Tokenizer.from_str(json.dumps(moved)), vocabulary, ["x"])
-
-    greedy = copy.deepcopy(merged_json)
-    greedy["model"]["vocab"]["them"] = merged.get_vocab_size()
-    with pytest.raises(DataError, match=r"1 of 2 plain lines changed, for example \['themes'\]"):
-        prove_plain_text(base, Tokenizer.from_str(json.dumps(greedy)), vocabulary, ["the", "themes"])
-
-    shifted = {old: new + 1 for old, new in id_map.items()}
-    with pytest.raises(DataError, match="1 of 1 domain sequences are tokenised otherwise than by the domain tokenizer"):
-        prove_domain(domain, merged, shifted, vocabulary, ["ACGTACGTACGT"])
-
-    mute = copy.deepcopy(merged_json)
-    mute["decoder"] = None
-    with pytest.raises(DataError, match="1 of 1 domain sequences do not decode to themselves"):
-        prove_domain(domain, Tokenizer.from_str(json.dumps(mute)), id_map, vocabulary, ["ACGTACGTACGT"])
+@pytest.mark.parametrize("modality", ["dna", "rna", "protein"])
+@every_small_kind
+def test_with_case_any_lower_case_letters_are_the_same_sequence(merged_kind: MergedKind, kind: str, modality: str) -> None:
+    merged, rng = merged_kind(kind, "any"), random.Random(0)
+    for sequence in some_sequences(merged, modality)[::2]:
+        wanted = merged.wanted(modality, sequence)
+        for spelt in (sequence, sequence.lower(), "".join(rng.choice([letter, letter.lower()]) for letter in sequence)):
+            for text, _ in list(as_text(modality, spelt))[::3]:
+                assert merged.domain_ids(text) == wanted, text
+                assert sequence in merged.tokenizer.decode(merged.ids(text)), text
 
 
-def test_a_token_that_nothing_can_produce_stops_the_merge(domain: Tokenizer) -> None:
-    assert prove_reachable(domain, [])["unreachable_tokens"] == 0, "each is produced by a sequence built for it"
-    dead = json.loads(domain.to_str())
-    dead["model"]["vocab"]["acgt"] = domain.get_vocab_size()  # the normaliser leaves no lower-case letter
-    with pytest.raises(DataError, match=r"1 domain tokens can never be produced, for example \['acgt'\]"):
-        prove_reachable(Tokenizer.from_str(json.dumps(dead)), [])
+@every_small_kind
+def test_smiles_keep_their_case_under_either_policy(merged_kind: MergedKind, kind: str) -> None:
+    for case in ("upper", "any"):
+        merged = merged_kind(kind, case)
+        assert merged.wanted("smiles", "Cc1ccccc1") != merged.wanted("smiles", "CC1CCCCC1")
+        for sequence in ("Cc1ccccc1", "CC1CCCCC1", "[Na+].[Cl-]", "C/C=C\\C", "*:$%12"):
+            text = f"of <smiles>{sequence}</smiles>"
+            assert merged.domain_ids(text) == merged.wanted("smiles", sequence)
+            assert sequence in merged.tokenizer.decode(merged.ids(text))
 
 
-def test_sampled_lines_are_spread_over_the_text(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("".join(f"{i}\n\n" for i in range(10)))
-    assert sample_lines([tmp_path / "a"], 100) == [str(i) for i in range(10)]
-    assert sample_lines([tmp_path / "a"], 5) == ["0", "2", "4", "6", "8"]
+@every_small_kind
+def test_tags_decide_what_letters_mean(merged_kind: MergedKind, kind: str) -> None:
+    """GATTACA… is DNA as a run, protein between <protein>, SMILES between <smiles>; adjacent and several in one text."""
+    merged, letters = merged_kind(kind), "NCCNCNACCACCAC"
+    assert merged.domain_ids(letters) == merged.wanted("dna", letters)
+    assert merged.domain_ids(f"<protein>{letters}</protein>") == merged.wanted("protein", letters)
+    assert merged.domain_ids(f"<smiles>{letters[:5]}</smiles>") == merged.wanted("smiles", letters[:5])
+    text = f"<protein>{letters}</protein><dna>A</dna><rna>ACGU</rna> {letters}\n<smiles>CCO</smiles>{letters}"
+    wanted = [("protein", letters), ("dna", "A"), ("rna", "ACGU"), ("dna", letters), ("smiles", "CCO"), ("dna", letters)]
+    assert merged.domain_ids(text) == [i for modality, part in wanted for i in merged.wanted(modality, part)]
 
 
-def test_plain_text_that_is_not_utf8_is_refused_with_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(DataError, match=r"a\.txt"):
-        sample_lines([tmp_path / "a.txt"], 5)
+@every_small_kind
+def test_a_tag_inside_tags_or_without_partner_leaves_the_whole_pair_a_pair(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    for text in ("<dna><dna>GATTACA</dna></dna>", "<dna>GATTACA</dna></dna>", "<dna>X<dna>GATTACA</dna>", "<protein><dna>GATTACA</dna>"):
+        assert merged.domain_ids(text) == merged.wanted("dna", "GATTACA"), text
+    for text in ("<dna>GATTACAGATTACA", "GATTACAGATTACA</dna>", "<dna>GATTACAGATTACA</rna>"):
+        assert merged.domain_ids(text) == merged.wanted("dna", "GATTACAGATTACA"), f"{text} is a run beside a tag"
 
 
-def test_the_base_on_its_own_is_described(bert_base: Path) -> None:
-    facts = describe_base(load_tokenizer(bert_base), ["acgt", "ꓐ"])
-    assert facts == {"bases_per_token_before": 1.0, "unknown_share_before": 0.2}
+@every_small_kind
+def test_text_that_holds_private_letters_does_not_crash_and_changes_nothing_else(merged_kind: MergedKind, kind: str) -> None:
+    """A private letter in a text is a sign for biollm: what stands around it keeps its meaning."""
+    merged = merged_kind(kind)
+    for letter in merged.private_letters:
+        for text in (
+            letter,
+            letter * 3,
+            f"a {letter} b",
+            f"{letter}G",
+            f"x{letter}",
+            f"GATTACAGATTACA {letter}",
+            f"{letter}GATTACAGATTACA",
+        ):
+            merged.tokenizer.decode(merged.ids(text))
+        spaced = merged.ids(f"the gene {letter} GATTACAGATTACA")
+        assert spaced[-len(merged.wanted("dna", "GATTACAGATTACA")) :] == merged.wanted("dna", "GATTACAGATTACA")
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "modality"),
+    [
+        ("gpt2", "char", "dna"),
+        ("llama3", "char", "smiles"),
+        ("mistral", "char", "protein"),
+        ("bert_cased", "char", "protein"),
+        ("bert_uncased", "char", "smiles"),
+        ("bert_uncased", "kmer", "dna"),
+        ("bert_cased", "kmer", "rna"),
+        ("t5", "char", "smiles"),
+        ("t5", "kmer", "dna"),
+    ],
+)
+def test_characters_and_kmers_serve_too(
+    base_tokenizer: Callable[[str], Tokenizer],
+    domain_tokenizer: Callable[..., Any],
+    start_merge: Callable[[Tokenizer], Any],
+    base: str,
+    kind: str,
+    modality: str,
+) -> None:
+    merged = start_merge(base_tokenizer(base)).add(domain_tokenizer(modality, kind))
+    for sequence in some_sequences(merged, modality):
+        wanted = merged.wanted(modality, sequence)
+        assert merged.ids(merged.vocabulary.domains[0].to_private([sequence])[0]) == wanted
+        assert merged.tokenizer.decode(wanted) == sequence
+        for text, _ in list(as_text(modality, sequence))[::4]:
+            assert merged.domain_ids(text) == wanted, text
+
+
+def test_runs_and_tags_can_be_switched_on_and_off(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    start, dna, protein = start_merge(base_tokenizer("gpt2")), domain_tokenizer("dna", "bpe"), domain_tokenizer("protein", "bpe")
+    run, tagged = "GATTACAGATTACA", "<dna>GATTACA</dna>"
+    only_tags, only_runs = start.add(dna, runs=False), start.add(dna, tags=False)
+    assert (only_tags.domain_ids(run), only_tags.domain_ids(tagged)) == ([], only_tags.wanted("dna", "GATTACA"))
+    assert (only_runs.domain_ids(run), only_runs.domain_ids(tagged)) == (only_runs.wanted("dna", run), [])
+    protein_runs = start.add(protein, runs=True)
+    assert protein_runs.domain_ids("MKVLAAGIWYTR") == protein_runs.wanted("protein", "MKVLAAGIWYTR")
+    longer = start.add(dna, min_run=20)
+    assert (longer.domain_ids("GATTACA" * 2), longer.domain_ids("GATTACA" * 3)) == ([], longer.wanted("dna", "GATTACA" * 3))
+
+
+# --- the vocabulary -----------------------------------------------------------------------------------------------------------
+
+
+@every_small_kind
+def test_no_domain_token_is_unreachable_and_none_is_an_added_token(merged_kind: MergedKind, kind: str) -> None:
+    from biollm.merge.proof import prove_reachable
+
+    merged = merged_kind(kind)
+    for domain in merged.vocabulary.domains:
+        assert prove_reachable(domain, merged.tokenizer) == {"unreachable_tokens": 0}
+    assert all(number < merged.base_size for number in merged.tokenizer.get_added_tokens_decoder())
+
+
+@every_small_kind
+def test_tokens_read_as_the_residues_that_they_stand_for(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    texts = merged.vocabulary.readable(merged.tokenizer)
+    counts = merged.vocabulary.residues_by_id(merged.tokenizer)
+    assert len(counts) == merged.tokenizer.get_vocab_size()
+    assert not counts[: merged.base_size].any()
+    for (domain, own), id_map in zip(merged.parts(), merged.id_maps, strict=True):
+        for domain_id, number in id_map.items():
+            residues = own.tokenizer.id_to_token(domain_id).removeprefix("##")
+            assert (texts[number - merged.base_size], counts[number]) == (residues, len(residues))
+        assert not counts[domain.first_id : domain.first_id + domain.scaffold_tokens].any()
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------------
+
+
+@every_small_kind
+def test_one_go_is_one_domain_after_the_other_and_ids_are_stable(
+    merged_kind: MergedKind, domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any], kind: str
+) -> None:
+    whole = merged_kind(kind)
+    step = start_merge(whole.base)
+    for domain, mapped in zip(whole.domains, whole.id_maps, strict=True):
+        content = json.loads(Tokenizer.from_str(canonical_json(step.json)).to_str())  # as written and read again
+        before = Tokenizer.from_str(canonical_json(content)).get_vocab()
+        step = replace(step, json=content).add(domain)
+        assert step.id_maps[-1] == mapped
+        assert {token: step.tokenizer.token_to_id(token) for token in before} == before
+    assert step.tokenizer.to_str() == whole.tokenizer.to_str()
+    assert step.vocabulary == whole.vocabulary
+
+
+@every_small_kind
+def test_fifty_times_saved_and_loaded_is_the_same_bytes(merged_kind: MergedKind, kind: str) -> None:
+    first = text = merged_kind(kind).tokenizer.to_str()
+    for _ in range(50):
+        text = Tokenizer.from_str(text).to_str()
+        assert text == first
+
+
+@every_small_kind
+def test_the_rules_can_be_taken_away_again(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    bare = strip_recognition(json.loads(merged.tokenizer.to_str()), merged.vocabulary.isolated)
+    base = json.loads(merged.base.to_str())
+    flat = Tokenizer.from_str(canonical_json(bare))
+    for text in ("the GATTACAGATTACA <dna>GATTACA</dna>", "  a\nb"):
+        assert flat.encode(text).ids == merged.base.encode(text).ids
+    assert bare["post_processor"] == base["post_processor"]
+
+
+@every_small_kind
+def test_the_merge_changes_nothing_that_it_was_given(merged_kind: MergedKind, kind: str) -> None:
+    merged = merged_kind(kind)
+    before, vocabulary = copy.deepcopy(merged.json), merged.vocabulary.model_copy(deep=True)
+    one = type(merged)(merged.base, [], json.loads(merged.base.to_str()), vocabulary.model_copy(update={"domains": []}), [])
+    given = copy.deepcopy(one.json)
+    one.add(merged.domains[0])
+    assert one.json == given
+    assert (merged.json, merged.vocabulary) == (before, vocabulary)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert_uncased", "mistral"])
+def test_added_tokens_of_the_base_that_are_no_special_ones_stay(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any], kind: str
+) -> None:
+    base = Tokenizer.from_str(base_tokenizer(kind).to_str())
+    base.add_tokens([AddedToken("p53mut", normalized=True), AddedToken("HLA-B*57", normalized=False, single_word=True)])
+    own = {"gpt2": "bpe", "bert_uncased": "wordpiece", "mistral": "bpe"}[kind]
+    merged = start_merge(base).add(domain_tokenizer("dna", own))
+    for text in ("the p53mut gene", "HLA-B*57 and HLA-B*57x", "p53mut p53mut", "xp53mut"):
+        assert merged.ids(text) == base.encode(text, add_special_tokens=False).ids, text
+    assert merged.domain_ids("p53mut GATTACAGATTACA") == merged.wanted("dna", "GATTACAGATTACA")
+
+
+def test_a_base_whose_normaliser_changes_a_letter_gets_the_next_one(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    plain = start_merge(base_tokenizer("gpt2")).add(domain_tokenizer("dna", "bpe"))
+    mark = plain.vocabulary.domains[0].mark
+    base = Tokenizer.from_str(base_tokenizer("gpt2").to_str())
+    base.normalizer = normalizers.Replace(mark, "x")
+    merged = start_merge(base).add(domain_tokenizer("dna", "bpe"))
+    assert merged.vocabulary.domains[0].mark != mark
+    assert merged.ids(f"a {mark} b") == base.encode(f"a {mark} b", add_special_tokens=False).ids, "in this base it is an ordinary letter"
+    assert merged.ids("GATTACAGATTACA") == merged.wanted("dna", "GATTACAGATTACA")
+
+
+def test_domain_pieces_do_not_change_what_an_unknown_letter_costs_in_a_unigram_base(
+    domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    """It costs 10 more than the least likely piece of the vocabulary: here 14.25, so that v + wxyz (14.75) beats vw + x + y + z (17)."""
+    pieces = [("<unk>", 0.0), ("▁", -1.0), ("wxyz", -0.5), *((piece, -4.25) for piece in ("vw", "x", "y", "z"))]
+    base = Tokenizer(models.Unigram(pieces, unk_id=0))
+    base.pre_tokenizer = pre_tokenizers.Metaspace()
+    base.decoder = decoders.Metaspace()
+    domain = domain_tokenizer("dna", "unigram")
+    assert min(score for _, score in json.loads(domain.tokenizer.to_str())["model"]["vocab"]) < -8, "with these it would cost 18 or more"
+    assert base.encode("vwxyz").ids == [1, 0, 2]
+    merged = start_merge(base).add(domain)
+    assert merged.ids("vwxyz") == [1, 0, 2]
+    assert merged.ids("GATTACAGATTACANN") == merged.wanted("dna", "GATTACAGATTACANN")
