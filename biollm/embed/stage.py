@@ -13,6 +13,7 @@ from biollm.core.job import Job
 from biollm.core.progress import progress
 from biollm.embed.config import Config
 from biollm.embed.embedder import Embedder
+from biollm.modeling.base import normal_folder
 from biollm.modeling.corpus import read_records
 
 TITLES = {
@@ -49,7 +50,7 @@ def _models(job: Job[Config]) -> list[tuple[str, Path, bool]]:
     """Name, folder and whether tracks are used, for each set of embeddings."""
     models: list[tuple[str, Path, bool]] = []
     for name in job.config.models:
-        models.append((name, job.base_folder() if name == "base" else job.input(name), True))
+        models.append((name, normal_folder(job.base_folder())[0] if name == "base" else job.input(name), True))
     if job.config.without_tracks:
         models.append(("pretrain_without_tracks", job.input("pretrain"), False))
     return models
