@@ -1,37 +1,434 @@
-"""First values for the rows of new tokens. Each function: (base rows, pieces per new token, generator) -> new rows.
+"""First values for the rows of new tokens: seven ways, one call.
+
+`initialise` is the door. Four of the ways (`mean`, `neighbours`, `mix`, `weighted`) are fixed weights over base rows, found from
+the tokens' texts alone: `row_weights` gives them as a sparse matrix, so that who edits a table on disk reads only the rows that have
+a weight. `normal` and `omp` need the table, `distill` the model.
+
+What holds for every way, whatever the text (DNA in a base of English words, a single letter, a token without pieces):
+rows are finite; they repeat with the generator; and their norms lie within the 1st to 99th percentile of the base's.
+Rows of tokens that a way cannot tell apart are equal: no noise is added. Noise would make a row more than a function of the token's
+text (two ways of editing a table could then no longer be equal bit for bit), its size would be one more knob, and training tells
+such tokens apart from the first step on, because their contexts differ.
 
 Legend: V base tokens, N new tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from biollm.core.errors import ConfigError, DataError
+from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from biollm.modeling.distill import Teacher
+
 FloatMatrix = NDArray[np.float32]
-InitName = Literal["mean", "normal"]
+FloatVector = NDArray[np.float64]
+InitName = Literal["mean", "normal", "neighbours", "mix", "weighted", "omp", "distill"]
+WeightedName = Literal["mean", "neighbours", "mix", "weighted"]
+
+# Chosen on the development words and sentences of benchmarks/init.py, never on those that it reports.
+_NGRAMS = (2, 6)
+_NEIGHBOURS = 10
+_NEIGHBOUR_TEMPERATURE = 0.1
+_NEIGHBOUR_SHARE = 0.6
+_PIECE_TEMPERATURE = 0.3
+
+# Sizes that bound memory and time.
+_SIMILARITY_ROWS = 256  # 256 x 150,000 similarities are at most 300 MB
+_TABLE_ROWS = 4096
+_ATOMS = 8192  # their Gram matrix is 256 MB
+_CANDIDATES = 256
+_CODE_LENGTH = 32
 
 
-def init_mean(base_VD: FloatMatrix, pieces: list[list[int]], rng: np.random.Generator) -> FloatMatrix:
-    """The mean of the base tokens that the new token's text had (Casanueva et al. 2020; the usual strong default).
+@dataclass(frozen=True)
+class NewTokens:
+    """The tokens that get rows. N new, V base.
 
-    Tokens whose text the base splits alike get equal rows: DNA tokens often do, and training tells them apart.
+    texts: readable text of every new token; a leading space marks the start of a word (see `readable_texts`).
+    pieces: the base tokens that this text had, N lists of ids; a list may be empty.
+    base_texts: readable text of every base token, V strings, "" for special ones.
     """
-    return np.stack([base_VD[row].mean(axis=0, dtype=np.float64) for row in pieces]).astype(np.float32)
+
+    texts: list[str]
+    pieces: list[list[int]]
+    base_texts: list[str]
+
+    def __post_init__(self) -> None:
+        assert len(self.texts) == len(self.pieces), "every new token has a text and a list of pieces"
+        assert all(0 <= i < len(self.base_texts) for row in self.pieces for i in row), "pieces are ids of base tokens"
 
 
-def init_normal(base_VD: FloatMatrix, pieces: list[list[int]], rng: np.random.Generator) -> FloatMatrix:
-    """Draws from a normal distribution with the base table's mean and covariance (Hewitt 2021)."""
-    mean = base_VD.mean(axis=0, dtype=np.float64)
-    centred = base_VD - mean
-    covariance = centred.T @ centred / len(base_VD)
-    return rng.multivariate_normal(mean, covariance, size=len(pieces), method="eigh").astype(np.float32)
+@dataclass(frozen=True)
+class Donor:
+    """A model that already knows the new tokens, for `omp`. rows: (tokens, width), any width; texts: readable text of each token."""
+
+    rows: FloatMatrix
+    texts: list[str]
 
 
-INITS: dict[InitName, Callable[[FloatMatrix, list[list[int]], np.random.Generator], FloatMatrix]] = {
-    "mean": init_mean,
-    "normal": init_normal,
+@dataclass(frozen=True)
+class _Request:
+    base_VD: FloatMatrix
+    tokens: NewTokens
+    rng: np.random.Generator
+    donor: Donor | None
+    teacher: Teacher | None
+
+
+def initialise(
+    name: InitName,
+    base_VD: FloatMatrix,
+    tokens: NewTokens,
+    rng: np.random.Generator,
+    donor: Donor | None = None,
+    teacher: Teacher | None = None,
+) -> FloatMatrix:
+    """Rows for the new tokens, (N, D) float32, one way or another.
+
+    base_VD: an input or an output table of the base; it is only read. An untied output table is initialised by a call of its own, but
+    not with `distill`, which learns input rows. donor: for `omp`; without one the base is its own donor. teacher: for `distill`.
+    The last step is the same for all: rows whose norm is outside the 1st to 99th percentile of the base's get the nearest norm
+    inside, their direction kept. Averages are shorter than what they average and least-squares sums can be far longer; a
+    model has never seen such rows, and layers without normalisation of their input pass the scale on.
+    Raises ConfigError if the way needs a teacher and there is none or a donor shares no token with the base;
+    DataError if the base table is not finite.
+    """
+    assert len(base_VD) == len(tokens.base_texts), "one text for every base row"
+    norms_V = _norms(base_VD)
+    if not np.isfinite(norms_V).all():
+        raise DataError(
+            f"the base's table of tokens is not finite in row {int(np.argmin(np.isfinite(norms_V)))}; restore the model's weights"
+        )
+    if not tokens.texts:
+        return np.empty((0, base_VD.shape[1]), dtype=np.float32)
+    rows = INITS[name](_Request(base_VD, tokens, rng, donor, teacher))
+    return within_norms(rows, norm_bounds(norms_V), rng)
+
+
+def norm_bounds(norms_V: FloatVector) -> tuple[float, float]:
+    """The norms that new rows may have: the base's 1st to 99th percentile, less a thousandth for the rounding of bf16 tables."""
+    low, high = np.percentile(norms_V, [1, 99])
+    margin = min(1e-3 * high, (high - low) / 4)
+    return float(low + margin), float(high - margin)
+
+
+def row_weights(name: WeightedName, tokens: NewTokens) -> Any:
+    """The weights over base rows of a way that needs no table: a SciPy CSR array, (N, V + 1) float32, every row sums to 1.
+
+    Column V is the weight of the mean of all base rows: where a token has nothing else to go by, it gets that mean.
+    """
+    return _WEIGHTS[name](tokens)
+
+
+def readable_texts(tokenizer: Tokenizer) -> list[str]:
+    """The text of every token by id, spelt alike for all kinds of tokenizers, so that character n-grams agree across them.
+
+    A token that starts a word begins with a space (from "Ġ", "▁", or the lack of "##"); special tokens, unused ids and
+    bytes that are no text of their own are "". Length: the largest id + 1.
+    """
+    spec = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    texts = [""] * (max(vocabulary.values()) + 1)
+    added = {token["content"]: bool(token["special"]) for token in spec["added_tokens"]}
+    spell = _speller(spec)
+    for token, number in vocabulary.items():
+        if token not in added:
+            texts[number] = spell(token)
+        elif not added[token]:
+            texts[number] = token
+    return texts
+
+
+def _speller(spec: dict[str, Any]) -> Callable[[str], str]:
+    if spec["model"]["type"] == "WordPiece":
+        prefix = str(spec["model"]["continuing_subword_prefix"])
+        reserved = ("[unused", str(spec["model"]["unk_token"]))
+        return lambda token: "" if token.startswith(reserved) else token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
+    if '"ByteLevel"' in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
+        byte_of = _byte_letters()
+        return lambda token: bytes(byte_of.get(letter, 0x3F) for letter in token).decode(errors="ignore")
+    return lambda token: "" if _is_byte_token(token) else token.replace("▁", " ")
+
+
+def _is_byte_token(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that byte-level BPE writes for each byte (Radford et al. 2019): printable ones stand for themselves."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+# --- weights over base rows -----------------------------------------------------------------------------------------------------------
+
+
+def _mean_weights(tokens: NewTokens) -> Any:
+    """`mean`: the mean of the base tokens that the new token's text had.
+
+    The usual strong default: Koto, Lau & Baldwin, "IndoBERTweet", EMNLP 2021; Gee et al., "Fast Vocabulary Transfer", EMNLP 2022.
+    Tokens whose text the base splits into the same pieces get equal rows. A token without pieces gets the mean of all base rows.
+    """
+    return _piece_weights(tokens, np.ones(sum(map(len, tokens.pieces))))
+
+
+def _weighted_weights(tokens: NewTokens) -> Any:
+    """`weighted`: pieces weighted by how much of the new token they are.
+
+    The local heuristic of TokenAdapt (Sharthak et al., arXiv:2505.09738, 2025): a softmax over (similarity of piece and token + length of
+    the piece / length of the token) / 2. Their similarity is that of a sentence encoder; ours is the cosine of
+    character n-grams, so that no second model is needed. Without pieces as `mean`.
+    """
+    base, new = _ngram_vectors(tokens)
+    counts = np.array([len(row) for row in tokens.pieces], dtype=np.int64)
+    row_of = np.repeat(np.arange(len(counts)), counts)
+    piece_of = np.fromiter((i for row in tokens.pieces for i in row), dtype=np.int64, count=int(counts.sum()))
+    similarity = np.asarray(new[row_of].multiply(base[piece_of]).sum(axis=1)).ravel()
+    own_length = np.array([max(1, len(text.strip())) for text in tokens.texts])
+    piece_length = np.array([len(text.strip()) for text in tokens.base_texts])
+    scores = (similarity + piece_length[piece_of] / own_length[row_of]) / 2
+    return _piece_weights(tokens, np.exp(scores / _PIECE_TEMPERATURE))  # scores are at most 1: no overflow
+
+
+def _neighbour_weights(tokens: NewTokens) -> Any:
+    """`neighbours`: the base tokens whose text is most alike, weighted by a softmax over the cosine of character n-grams.
+
+    The shape of FOCUS (Dobler & de Melo, EMNLP 2023), which weights the tokens nearest in an auxiliary fastText space. Without
+    such a space the n-grams that fastText is built from serve themselves: tf-idf over 2 to 6 letters, case folded.
+    Softmax over the 10 nearest did as well as FOCUS's sparsemax or better. A token that has no n-gram in common with any base
+    token gets the mean of its pieces, and without pieces the mean of all base rows. For DNA, k-mers that share
+    stretches share neighbours: similar rows for similar k-mers, though the neighbours mean nothing by themselves.
+    """
+    from scipy.sparse import csr_array
+
+    base, new = _ngram_vectors(tokens)
+    ids: list[NDArray[np.int64]] = []
+    weights: list[FloatVector] = []
+    for own_ids, similarities in _nearest(base, new):
+        raised = np.exp((similarities - similarities.max(initial=0.0)) / _NEIGHBOUR_TEMPERATURE)
+        ids.append(own_ids)
+        weights.append(raised / raised.sum() if len(raised) else raised)
+    counts = np.array([len(row) for row in ids], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    near = csr_array((np.concatenate(weights), np.concatenate(ids), starts), shape=(len(ids), len(tokens.base_texts) + 1))
+    alone = csr_array(np.where(counts == 0, 1.0, 0.0)[:, None])
+    return (near + _mean_weights(tokens).multiply(alone)).tocsr().astype(np.float32)
+
+
+def _mix_weights(tokens: NewTokens) -> Any:
+    """`mix`: 0.4 of `mean` and 0.6 of `neighbours`.
+
+    The idea of TokenAdapt's hybrid (Sharthak et al., arXiv:2505.09738, 2025): what a word is made of and what it looks like each know
+    something that the other does not. With the plain mean of pieces in place of their weighted one, which did worse in the mix.
+    The best of the ways that need no training, see benchmarks/init.py.
+    """
+    return (_NEIGHBOUR_SHARE * _neighbour_weights(tokens) + (1 - _NEIGHBOUR_SHARE) * _mean_weights(tokens)).astype(np.float32)
+
+
+_WEIGHTS: dict[WeightedName, Callable[[NewTokens], Any]] = {
+    "mean": _mean_weights,
+    "neighbours": _neighbour_weights,
+    "mix": _mix_weights,
+    "weighted": _weighted_weights,
 }
+
+
+def _piece_weights(tokens: NewTokens, scores: FloatVector) -> Any:
+    """Scores of all pieces in turn as weights that sum to 1 for each token; no pieces: all weight on the mean of the base."""
+    from scipy.sparse import csr_array
+
+    average = len(tokens.base_texts)
+    rows = [row or [average] for row in tokens.pieces]
+    counts = np.array([len(row) for row in rows], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    values = np.ones(starts[-1])
+    values[np.repeat([bool(row) for row in tokens.pieces], counts)] = scores
+    values /= np.repeat(np.add.reduceat(values, starts[:-1]), counts)
+    return csr_array((values.astype(np.float32), np.concatenate(rows), starts), shape=(len(rows), average + 1))
+
+
+def _ngram_vectors(tokens: NewTokens) -> tuple[Any, Any]:
+    """Unit tf-idf vectors of the character n-grams of base and new texts: sparse (V, n-grams), (N, n-grams)."""
+    from scipy.sparse import csr_array
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if all(len(text) < _NGRAMS[0] for text in tokens.base_texts):  # a base of single letters, such as a protein model
+        return csr_array((len(tokens.base_texts), 1)), csr_array((len(tokens.texts), 1))
+    vectoriser = TfidfVectorizer(analyzer="char", ngram_range=_NGRAMS, sublinear_tf=True, dtype=np.float32)
+    base = vectoriser.fit_transform(tokens.base_texts)
+    return csr_array(base), csr_array(vectoriser.transform(tokens.texts))
+
+
+def _nearest(base: Any, new: Any) -> Iterator[tuple[NDArray[np.int64], FloatVector]]:
+    """For each new token, ids and cosines of the base tokens most alike, best first, ties by id. At most `_NEIGHBOURS`, may be none."""
+    transposed = base.T.tocsr()
+    for start in range(0, new.shape[0], _SIMILARITY_ROWS):
+        block = new[start : start + _SIMILARITY_ROWS] @ transposed
+        for left, right in zip(block.indptr[:-1], block.indptr[1:], strict=True):
+            ids, cosines = block.indices[left:right].astype(np.int64), block.data[left:right].astype(np.float64)
+            if len(ids) > _NEIGHBOURS:
+                likely = cosines >= np.partition(cosines, -_NEIGHBOURS)[-_NEIGHBOURS]
+                ids, cosines = ids[likely], cosines[likely]
+            best = np.lexsort((ids, -cosines))[:_NEIGHBOURS]
+            yield ids[best], cosines[best]
+
+
+def _apply_weights(weights: Any, base_VD: FloatMatrix) -> FloatMatrix:
+    """Weighted sums of base rows, the last column of the weights standing for their mean. (N, V + 1) x (V, D) -> (N, D)."""
+    size = len(base_VD)
+    rows: FloatMatrix = weights[:, :size] @ base_VD
+    average = weights[:, [size]].toarray()
+    if average.any():
+        rows += average * base_VD.mean(axis=0, dtype=np.float64)
+    return rows.astype(np.float32, copy=False)
+
+
+def _from_weights(name: WeightedName) -> Callable[[_Request], FloatMatrix]:
+    return lambda request: _apply_weights(row_weights(name, request.tokens), request.base_VD)
+
+
+# --- ways that need the table ---------------------------------------------------------------------------------------------------------
+
+
+def _normal(request: _Request) -> FloatMatrix:
+    """`normal`: draws from a normal distribution with the base table's mean and covariance.
+
+    Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021. Ignores what the tokens are; no two rows are equal.
+    """
+    base = request.base_VD
+    mean = base.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((base.shape[1], base.shape[1]))
+    for start in range(0, len(base), _TABLE_ROWS):
+        centred = base[start : start + _TABLE_ROWS] - mean
+        covariance += centred.T @ centred
+    values, vectors = np.linalg.eigh(covariance / len(base))
+    spread = (vectors * np.sqrt(values.clip(min=0))).T
+    rows = np.empty((len(request.tokens.texts), base.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _TABLE_ROWS):
+        block = rows[start : start + _TABLE_ROWS]
+        block[:] = mean + request.rng.standard_normal(block.shape) @ spread
+    return rows
+
+
+def _omp(request: _Request) -> FloatMatrix:
+    """`omp`: what the donor's row is made of, made again from the base's rows.
+
+    Goddard & Fernandes Neto, "Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit", arXiv:2506.06607, 2025: a sparse
+    code of the donor's row over the tokens that donor and base share, applied to the base's rows of these tokens. Widths
+    may differ. Against the paper, for speed: at most 8,192 shared tokens serve (drawn by the generator where there are more), of
+    which the 256 that correlate most with a row are searched, for codes of at most 32.
+    A token that the donor does not have gets its `mix` row. Without a donor the base is its own: the `mix` row is
+    coded over base tokens, which says the same again in other rows; it is there to compare, not to gain.
+    """
+    base, tokens = request.base_VD, request.tokens
+    rows = _from_weights("mix")(request)
+    if request.donor is None:
+        atoms = np.array([i for i, text in enumerate(tokens.base_texts) if text], dtype=np.int64)
+        atoms = _drawn(atoms if len(atoms) else np.arange(len(base)), request.rng)
+        return _transplant(rows, base[atoms], base[atoms])
+    donor_ids = _ids_by_text(request.donor.texts)
+    base_ids = _ids_by_text(tokens.base_texts)
+    shared = [text for text in base_ids if text in donor_ids]
+    if not shared:
+        raise ConfigError(
+            "expand.init is 'omp', but donor and base have no token in common; take a donor of the same script, or another initialiser"
+        )
+    chosen = [shared[i] for i in _drawn(np.arange(len(shared)), request.rng)]
+    donor_atoms = request.donor.rows[[donor_ids[text] for text in chosen]]
+    base_atoms = base[[base_ids[text] for text in chosen]]
+    known = [i for i, text in enumerate(tokens.texts) if text in donor_ids]
+    if known:
+        targets = request.donor.rows[[donor_ids[tokens.texts[i]] for i in known]]
+        rows[known] = _transplant(targets, donor_atoms, base_atoms)
+    return rows
+
+
+def _ids_by_text(texts: list[str]) -> dict[str, int]:
+    """The first id of every text that is not empty."""
+    return {text: number for number, text in reversed(list(enumerate(texts))) if text}
+
+
+def _drawn(numbers: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    return numbers if len(numbers) <= _ATOMS else np.sort(rng.choice(numbers, _ATOMS, replace=False))
+
+
+def _transplant(targets: FloatMatrix, atoms: FloatMatrix, images: FloatMatrix) -> FloatMatrix:
+    """Sparse codes of the targets over the atoms, applied to the images. (n, D'), (A, D'), (A, D) -> (n, D)."""
+    from sklearn.linear_model import orthogonal_mp_gram
+
+    lengths = np.sqrt(_squares(atoms))
+    usable = lengths > 0
+    shrink = (1 / lengths[usable, None]).astype(np.float32)
+    units, images = atoms[usable] * shrink, images[usable] * shrink
+    gram = units @ units.T
+    length = min(_CODE_LENGTH, len(units), units.shape[1])
+    rows = np.empty((len(targets), images.shape[1]), dtype=np.float32)
+    for start in range(0, len(targets), _TABLE_ROWS):
+        correlations = targets[start : start + _TABLE_ROWS] @ units.T
+        for i, correlation in enumerate(correlations, start):
+            near = np.argsort(-np.abs(correlation), kind="stable")[:_CANDIDATES]
+            with warnings.catch_warnings():
+                # it stops early where a target is met exactly by fewer atoms, which is no fault
+                warnings.filterwarnings("ignore", message="\\s*Orthogonal matching pursuit ended prematurely", category=RuntimeWarning)
+                code = orthogonal_mp_gram(gram[np.ix_(near, near)], correlation[near], n_nonzero_coefs=min(length, len(near)))
+            rows[i] = code @ images[near]
+    return rows
+
+
+def _distill(request: _Request) -> FloatMatrix:
+    """`distill`: learnt from the model itself, see `biollm.modeling.distill`. Starts from `mix`."""
+    from biollm.modeling.distill import distill
+
+    if request.teacher is None:
+        raise ConfigError("expand.init is 'distill', which learns from texts that hold the new tokens; give texts, or take 'mix'")
+    start = within_norms(_from_weights("mix")(request), norm_bounds(_norms(request.base_VD)), request.rng)
+    return distill(request.teacher, start, request.rng)
+
+
+INITS: dict[InitName, Callable[[_Request], FloatMatrix]] = {
+    "mean": _from_weights("mean"),
+    "normal": _normal,
+    "neighbours": _from_weights("neighbours"),
+    "mix": _from_weights("mix"),
+    "weighted": _from_weights("weighted"),
+    "omp": _omp,
+    "distill": _distill,
+}
+assert set(INITS) == set(get_args(InitName))
+
+
+# --- norms ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _squares(rows: FloatMatrix) -> FloatVector:
+    squares: FloatVector = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    return squares
+
+
+def _norms(rows: FloatMatrix) -> FloatVector:
+    norms: FloatVector = np.sqrt(_squares(rows))
+    return norms
+
+
+def within_norms(rows: FloatMatrix, bounds: tuple[float, float], rng: np.random.Generator) -> FloatMatrix:
+    """Rows scaled to the nearest norm within the bounds. A row of zeros, which has no direction, gets one from the generator."""
+    zero = np.flatnonzero(_squares(rows) == 0)
+    if len(zero):
+        rows = rows.copy()
+        rows[zero] = rng.standard_normal((len(zero), rows.shape[1]))
+        rows[zero] *= (bounds[0] / _norms(rows[zero]))[:, None]
+    norms = _norms(rows)
+    scale = np.divide(norms.clip(*bounds), norms, out=np.ones_like(norms), where=norms > 0)
+    scaled: FloatMatrix = rows * scale.astype(np.float32)[:, None]
+    return scaled
