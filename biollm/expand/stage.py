@@ -3,99 +3,311 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
+import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from biollm.core.errors import DataError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.job import Job
+from biollm.core.progress import say
+from biollm.core.resources import resolve_folder
 from biollm.core.seeding import derive_seed, generator
 from biollm.expand.config import Config, FusionConfig
+from biollm.modeling.base import normal_folder
 from biollm.modeling.corpus import read_records, read_tracks
+from biollm.modeling.distill import Context, Span, Teacher
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel, FusionSpec
-from biollm.modeling.inits import INITS, InitName
-from biollm.modeling.loading import load_stock, save_model
+from biollm.modeling.inits import Donor, InitName, NewTokens, initialise, readable_texts
+from biollm.modeling.loading import copy_tokenizer, load_stock, save_model, token_capacity
+from biollm.modeling.shards import expand_shards, read_table
 from biollm.modeling.surgery import resize, tables_of
 from biollm.modeling.tracks import TrackConfig, channel_statistics
-from biollm.modeling.vocabulary import load_tokenizer
-from biollm.training.evaluate import MaskedScore, score_masked
-from biollm.training.examples import Example, collate, encode_corpus
-from biollm.training.objectives import MaskedLanguageModel
-from tokenizers import Tokenizer
+from biollm.modeling.vocabulary import DomainVocabulary, load_tokenizer, unknown_id
+from biollm.training.examples import Example, check_lengths, collate, encode_corpus
+from biollm.training.language import AUTO_CLASSES, LanguageScore, Objective, base_examples, objective_of, score_language, train_briefly
+
+_DISTILL_RECORDS = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage run is about: the base, the merged tokenizer, the new tokens, and the sequences at hand."""
+
+    job: Job[Config]
+    base: Path
+    encoder: Encoder
+    tokens: NewTokens
+    objective: Objective
+    held_out: pl.DataFrame | None
+
+    def load(self) -> nn.Module:
+        """The base model. Parts that it lacks (a sentence encoder has no language-model head) are drawn from our seed."""
+        torch.manual_seed(derive_seed(self.job.seed, "expand", "head"))
+        return load_stock(self.base, AUTO_CLASSES[self.objective]).eval()
+
+    def new_rows(self, init: InitName, base_rows: NDArray[np.float32], teacher: Teacher | None) -> NDArray[np.float32]:
+        """Rows of the new tokens, (N, D), from a table of the base."""
+        config = self.job.config
+        donor = None
+        if config.donor and init == "omp":
+            folder = resolve_folder(config.donor, self.job.recipe_folder)
+            texts = _texts_of(folder)
+            donor = Donor(read_table(folder, "input")[: len(texts)], texts)
+        rows: NDArray[np.float32] = initialise(init, base_rows, self.tokens, generator(self.job.seed, "expand", init), donor, teacher)
+        return rows
 
 
 def run(job: Job[Config]) -> dict[str, Any]:
-    config, merge_folder = job.config, job.input("merge")
+    config = job.config
+    plan, notes = _plan(job)
+    say(f"expand: {len(plan.tokens.texts)} new rows from '{config.init}', objective {plan.objective}")
+    facts = _expand_on_disk(plan) if config.in_place_shards else _expand_in_memory(plan)
+    return {
+        "objective": plan.objective,
+        "init": config.init,
+        "old_rows": len(plan.tokens.base_texts),
+        "new_rows": len(plan.tokens.texts),
+        "old_rows_bit_equal": True,  # checked in the saved folder; raises otherwise
+        "base_notes": notes,
+        **facts,
+    }
+
+
+def _plan(job: Job[Config]) -> tuple[Plan, list[str]]:
+    from transformers import AutoConfig
+
+    merge_folder = job.input("merge")
+    base, notes = normal_folder(job.base_folder())
     encoder = Encoder(merge_folder)
-    base_tokenizer = load_tokenizer(job.base_folder())
-    stock = _load_base(job)
+    held_out = None
+    if "ingest" in job.inputs:
+        validation = read_records(job.input("ingest"), "validation")
+        held_out = validation.gather_every(max(1, validation.height // job.config.held_out_records)).head(job.config.held_out_records)
+    try:
+        objective = objective_of(AutoConfig.from_pretrained(str(base), local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{base.name}: transformers cannot read its config.json: {(str(error).splitlines() or ['?'])[0]}") from error
+    return Plan(job, base, encoder, _new_tokens(encoder, base), objective, held_out), notes
+
+
+def _new_tokens(encoder: Encoder, base: Path) -> NewTokens:
+    vocabulary = encoder.vocabulary
+    assert vocabulary is not None, "a merge artifact has a domain vocabulary"
+    tokenizer = load_tokenizer(base)
+    known = tokenizer.get_vocab_size()
+    first = min(domain.first_id for domain in vocabulary.domains)
+    # a base that was itself merged has domains already: their tokens are base tokens now
+    texts = vocabulary.readable(encoder.tokenizer)[known - first :]
+    pieces = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return NewTokens(texts, pieces, readable_texts(tokenizer))
+
+
+def _texts_of(folder: Path) -> list[str]:
+    """The readable text of every token of a model folder, also of one that biollm expanded."""
+    tokenizer, vocabulary = load_tokenizer(folder), DomainVocabulary.load(folder)
+    texts = readable_texts(tokenizer)
+    if vocabulary is not None:
+        numbers = (i for domain in vocabulary.domains for i in domain.ids)
+        for i, text in zip(numbers, vocabulary.readable(tokenizer), strict=True):
+            texts[i] = text
+    return texts
+
+
+# --- with the model in memory --------------------------------------------------------------------------------------------------
+
+
+def _expand_in_memory(plan: Plan) -> dict[str, Any]:
+    job, config = plan.job, plan.job.config
+    comparison = _compare(plan) if config.compare_inits else None
+    stock = plan.load()
     base_rows = tables_of(stock).input.detach().clone()
-    pieces = _base_pieces(encoder, base_tokenizer)
-    validation = read_records(job.input("ingest"), "validation")
-    held_out = validation.gather_every(max(1, validation.height // config.held_out_records)).head(config.held_out_records)
-    examples = encode_corpus(held_out, encoder, None)
+    scores: dict[str, LanguageScore] = {}
+    if plan.held_out is not None:
+        scores |= _score_base(plan, stock)
+    output = _grow(plan, stock, config.init)
+    if plan.held_out is not None:
+        scores[config.init] = _score(plan, stock, config.init)
+        say(f"expand: held-out loss right after {config.init}: {scores[config.init].bits_per_base:.3f} bits per residue")
 
-    def new_rows(init: InitName) -> Tensor:
-        rows = INITS[init](base_rows.numpy(), pieces, generator(job.seed, "expand", init))
-        return torch.from_numpy(rows)
-
-    resize(stock, encoder.tokenizer.get_vocab_size(), new_rows(config.init))
-    scores: dict[str, MaskedScore] = {}
-    others = [init for init in config.compare_inits if init != config.init]
-    for init in (*others, config.init):  # the chosen one last: it stays in the model
-        _overwrite_new_rows(stock, len(base_rows), new_rows(init))
-        scores[init] = score_masked(MaskedLanguageModel(FusedModel(stock)), examples, encoder, job.seed, f"held-out loss, init {init}")
-
-    model = FusedModel(stock, _fusion_spec(job, config.fusion, base_rows.shape[1]) if config.fusion else None)
+    width = base_rows.shape[1]
+    model = FusedModel(stock, _fusion_spec(job, config.fusion, width) if config.fusion else None)
     fusion_facts = None
-    if config.fusion is not None and model.spec is not None:
+    if config.fusion is not None and model.spec is not None and plan.held_out is not None:
         fusion_facts = {
             "operator": config.fusion.operator,
             "channels": model.spec.channel_names,
-            "step0_max_difference": _step0_difference(model, encode_corpus(held_out.head(16), encoder, model.spec), encoder),
+            "step0_max_difference": _step0_difference(model, encode_corpus(plan.held_out.head(16), plan.encoder, model.spec), plan.encoder),
         }
-    save_model(model, job.out, merge_folder)
-    _check_saved(job.out, base_rows, new_rows(config.init))
+    save_model(model, job.out, job.input("merge"))
+    _check_saved(plan, job.out, base_rows[: len(plan.tokens.base_texts)], output)
+    tables = tables_of(stock)
+    added = (len(tables.input) - len(base_rows)) * width * (1 if tables.output is None else 2)
     return {
-        "init": config.init,
-        "held_out_records": held_out.height,
+        "held_out_records": 0 if plan.held_out is None else plan.held_out.height,
         "held_out_loss_nats": {name: score.nats_per_token for name, score in scores.items()},
         "held_out_bits_per_base": {name: score.bits_per_base for name, score in scores.items()},
-        "old_rows": len(base_rows),
-        "new_rows": len(pieces),
-        "old_rows_bit_equal": True,  # _check_saved raises otherwise
-        "parameters_added": len(pieces) * base_rows.shape[1],
+        "comparison": comparison,
+        "rows": len(tables.input),
+        "tied": tables.output is None,
+        "parameters_added": added,
+        "megabytes_added": added * tables.input.element_size() / 1e6,
         "fusion": fusion_facts,
     }
 
 
-def _load_base(job: Job[Config]) -> nn.Module:
-    """The base as a masked-language model. A sentence encoder has no such head: its missing parts are drawn from our seed."""
-    torch.manual_seed(derive_seed(job.seed, "expand", "head"))
-    return load_stock(job.base_folder(), "AutoModelForMaskedLM").eval()
-
-
-def _base_pieces(encoder: Encoder, base: Tokenizer) -> list[list[int]]:
-    """For each new token, the base tokens that its text had."""
-    vocabulary = encoder.vocabulary
-    assert vocabulary is not None, "a merge artifact has a domain vocabulary"
-    readable = str.maketrans({letter: residue for residue, letter in vocabulary.private_letters.items()})
-    first, last = vocabulary.base_vocab_size, vocabulary.base_vocab_size + vocabulary.new_tokens
-    texts = [
-        str(encoder.tokenizer.id_to_token(i)).removeprefix(vocabulary.continuing_prefix).translate(readable) for i in range(first, last)
-    ]
-    return [e.ids for e in base.encode_batch(texts, add_special_tokens=False)]
-
-
-def _overwrite_new_rows(stock: nn.Module, first_new: int, rows: Tensor) -> None:
+def _grow(plan: Plan, stock: nn.Module, init: InitName) -> Tensor:
+    """Resize a loaded base in place with rows from an initialiser; returns the rows of the input table."""
     tables = tables_of(stock)
-    with torch.no_grad():
-        for table in (tables.input, tables.output):
-            if table is not None:
-                table[first_new:] = rows
+    known = len(plan.tokens.base_texts)
+    teacher = Teacher(stock, _contexts(plan)) if init == "distill" else None
+    rows = torch.from_numpy(plan.new_rows(init, tables.input.detach()[:known].float().numpy(), teacher))
+    output = None
+    if tables.output is not None:
+        # hidden states say nothing about an output row: where the input is learnt from them, the output starts from its own pieces
+        own: InitName = "mix" if init == "distill" else init
+        output = torch.from_numpy(plan.new_rows(own, tables.output.detach()[:known].float().numpy(), None))
+    resize(stock, plan.encoder.tokenizer.get_vocab_size(), rows, pad_to_multiple=plan.job.config.pad_to_multiple, new_output_rows_ND=output)
+    return rows
+
+
+def _score(plan: Plan, stock: nn.Module, init: str) -> LanguageScore:
+    assert plan.held_out is not None
+    examples = _readable_examples(plan, stock, plan.held_out)
+    return score_language(stock, examples, plan.encoder, plan.objective, plan.job.seed, f"held-out loss, init {init}")
+
+
+def _readable_examples(plan: Plan, stock: nn.Module, records: pl.DataFrame) -> list[Example]:
+    """Records as the merged tokenizer reads them. Raises DataError if the model could only read one cut."""
+    examples = encode_corpus(records, plan.encoder, None)
+    check_lengths(examples, records["id"].to_list(), token_capacity(plan.base, stock))
+    return examples
+
+
+def _score_base(plan: Plan, stock: nn.Module) -> dict[str, LanguageScore]:
+    """The honest row: the base as it is, with no new tokens; none if it cannot read the sequences."""
+    assert plan.held_out is not None
+    encoder = Encoder(plan.base)
+    examples = base_examples(plan.held_out, encoder)
+    if _why_unreadable(plan, encoder, stock, examples):
+        return {}
+    score = score_language(stock, examples, encoder, plan.objective, plan.job.seed, "held-out loss, no new tokens")
+    return {"no new tokens": score}
+
+
+def _why_unreadable(plan: Plan, encoder: Encoder, stock: nn.Module, examples: list[Example]) -> str | None:
+    """Why the loss of the base itself on sequences would say nothing, or None."""
+    unknown = unknown_id(encoder.tokenizer)
+    if any((example.ids == unknown).any() for example in examples):
+        return "the base reads the sequences as unknown tokens"
+    longest, capacity = max(len(example.ids) for example in examples), token_capacity(plan.base, stock)
+    return f"the sequences have up to {longest} tokens, but the base reads {capacity}" if longest > capacity else None
+
+
+def _compare(plan: Plan) -> dict[str, Any]:
+    """Every initialiser, and no new tokens at all: held-out bits per residue at step 0 and after a short training."""
+    steps, seed = plan.job.config.compare_steps, plan.job.seed
+    assert plan.held_out is not None, "the recipe was checked for it"
+    train = read_records(plan.job.input("ingest"), "train")
+    rows = []
+    for name in ("no new tokens", *get_args(InitName)):
+        stock = plan.load()
+        if name == "no new tokens":
+            encoder = Encoder(plan.base)
+            held_out, examples = base_examples(plan.held_out, encoder), base_examples(train, encoder)
+            if why := _why_unreadable(plan, encoder, stock, [*held_out, *examples]):
+                rows.append({"init": name, "step0": None, "after": None, "why": why})
+                continue
+        else:
+            encoder = plan.encoder
+            _grow(plan, stock, name)
+            held_out, examples = _readable_examples(plan, stock, plan.held_out), _readable_examples(plan, stock, train)
+        before = score_language(stock, held_out, encoder, plan.objective, seed, f"{name}, step 0")
+        train_briefly(stock, examples, encoder, plan.objective, steps, seed, f"{name}, {steps} steps")
+        after = score_language(stock, held_out, encoder, plan.objective, seed, f"{name}, after {steps} steps")
+        rows.append({"init": name, "step0": before.bits_per_base, "after": after.bits_per_base})
+        say(f"expand: {name:14} {before.bits_per_base:8.3f} bits per residue, after {steps} steps {after.bits_per_base:8.3f}")
+    return {"steps": steps, "rows": rows}
+
+
+def _contexts(plan: Plan) -> list[Context]:
+    """Training sequences as base tokens, with the spans that are new tokens."""
+    encoder = plan.encoder
+    records = read_records(plan.job.input("ingest"), "train").head(_DISTILL_RECORDS)
+    return [_context(row.ids, encoder, plan.tokens) for row in encoder.encode_sequences(records["sequence"].to_list())]
+
+
+def _context(ids: NDArray[np.int64], encoder: Encoder, tokens: NewTokens) -> Context:
+    known = len(tokens.base_texts)
+    base_ids: list[int] = list(encoder.prefix)
+    spans = []
+    for i in map(int, ids):
+        pieces = [i] if i < known else tokens.pieces[i - known]
+        if i >= known and pieces:
+            spans.append(Span(len(base_ids), len(base_ids) + len(pieces), i - known))
+        base_ids += pieces
+    return Context([*base_ids, *map(int, encoder.suffix)], spans)
+
+
+# --- on disk -------------------------------------------------------------------------------------------------------------------
+
+
+def _expand_on_disk(plan: Plan) -> dict[str, Any]:
+    """The same, shard by shard: only the tables are read. What needs the model (its loss) is not measured."""
+    job, known = plan.job, len(plan.tokens.base_texts)
+    base_rows = read_table(plan.base, "input")[:known]
+    rows = plan.new_rows(job.config.init, base_rows, None)
+    del base_rows
+    output = plan.new_rows(job.config.init, read_table(plan.base, "output")[:known], None) if _untied(plan.base) else None
+    facts = expand_shards(
+        plan.base,
+        job.out,
+        rows,
+        plan.encoder.tokenizer.get_vocab_size(),
+        new_output_rows_ND=output,
+        pad_to_multiple=job.config.pad_to_multiple,
+    )
+    copy_tokenizer(job.input("merge"), job.out)
+    for which in ("input", "output"):
+        for chunk in _chunks(known):
+            if not np.array_equal(read_table(plan.base, which, chunk), read_table(job.out, which, chunk)):
+                raise DataError("expand: rows of base tokens changed in the shards; nothing was kept. Please report this base model")
+    widths = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8}
+    tables = [table for table in facts["tables"] if table["role"] != "bias"]
+    grown = facts["rows"] - tables[0]["rows_before"]
+    return {
+        "held_out_records": 0,
+        "held_out_loss_nats": {},
+        "held_out_bits_per_base": {},
+        "comparison": None,
+        "rows": facts["rows"],
+        "tied": facts["tied"],
+        "parameters_added": grown * rows.shape[1] * len(tables),
+        "megabytes_added": sum(grown * rows.shape[1] * widths[table["dtype"]] for table in tables) / 1e6,
+        "shards": facts,
+        "fusion": None,
+    }
+
+
+def _untied(folder: Path) -> bool:
+    from biollm.modeling.shards import read_checkpoint
+
+    return not read_checkpoint(folder).tied
+
+
+def _chunks(rows: int) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, rows, 16_384):
+        yield np.arange(first, min(rows, first + 16_384))
+
+
+# --- fusion, and the last check ------------------------------------------------------------------------------------------------
 
 
 def _fusion_spec(job: Job[Config], fusion: FusionConfig, hidden_size: int) -> FusionSpec:
@@ -123,12 +335,12 @@ def _step0_difference(model: FusedModel, examples: list[Example], encoder: Encod
     return difference
 
 
-def _check_saved(folder: Path, base_rows: Tensor, new_rows: Tensor) -> None:
+def _check_saved(plan: Plan, folder: Path, base_rows: Tensor, new_rows: Tensor) -> None:
     """Open what was written again: old rows bit-equal, new rows finite and those of the chosen initialiser."""
-    tables = tables_of(load_stock(folder, "AutoModelForMaskedLM"))
-    table = tables.input.detach()
-    assert torch.equal(table[len(base_rows) :], new_rows), "the saved rows are those of another initialiser"
-    if not torch.equal(table[: len(base_rows)], base_rows):
+    table = tables_of(load_stock(folder, AUTO_CLASSES[plan.objective])).input.detach()
+    known, size = len(base_rows), plan.encoder.tokenizer.get_vocab_size()
+    assert torch.equal(table[known:size], new_rows), "the saved rows are those of another initialiser"
+    if not torch.equal(table[:known], base_rows):
         raise DataError("expand: rows of base tokens changed in the saved model; nothing was written. Please report this base model")
     if not torch.isfinite(table).all():
         raise DataError("expand: new rows of the saved model are not finite; try another expand.init")
