@@ -13,6 +13,8 @@ _HEADS = ["logistic", "XGBoost", "own output layer"]
 _HEAD_DASHES = [[1, 0], [6, 3], [2, 2]]
 _FADED = 0.12
 _ROW_PIXELS = 46
+# What the stage `expand` calls the base model as it came.
+NO_NEW_TOKENS = "no new tokens"
 
 
 def forest(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -106,6 +108,43 @@ def training_curve(points: list[dict[str, Any]]) -> dict[str, Any]:
         .add_params(chosen)
     )
     return _spec(chart.properties(height=300))
+
+
+def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Held-out loss of each way to start the new rows, before and after a short training, best end first.
+
+    rows: init, step0, after (bits per base). A dotted line marks where the row "no new tokens" ends, if it was measured.
+    """
+    moments = [("step0", "step 0"), ("after", f"after {steps} steps")]
+    ranked = sorted(rows, key=lambda row: float(row["after"]))
+    values = [
+        {
+            "init": row["init"],
+            "moment": moment,
+            "bits": row[key],
+            "other": row["step0"],
+            "text": f"{row['step0']:.2f} → {row['after']:.2f}",
+        }
+        for row in ranked
+        for key, moment in moments
+    ]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        y=alt.Y("init:N", sort=None, axis=None), tooltip=["init:N", "moment:N", alt.Tooltip("bits:Q", format=".3f")]
+    )
+    bits = alt.X("bits:Q", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(title="held-out loss, bits per base", tickCount=6))
+    names_of_moments = [moment for _, moment in moments]
+    role = alt.Color("moment:N", scale=alt.Scale(domain=names_of_moments), legend=alt.Legend(title=None, orient="top"))
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=bits, color=role, shape=alt.Shape("moment:N", scale=alt.Scale(domain=names_of_moments))
+    )
+    ways = base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=bits, x2="other:Q")
+    names = base.mark_text(align="left", dy=-13).encode(x=alt.value(0), text="init:N")
+    numbers = base.mark_text(align="right", dy=-13).encode(x=alt.value("width"), text="text:N")
+    layers = [ways, points, names, numbers]
+    if plain := [row for row in rows if row["init"] == NO_NEW_TOKENS]:
+        mark = alt.Chart(alt.Data(values=[{"bits": plain[0]["after"]}])).mark_rule(strokeDash=[2, 4], strokeWidth=1.5)
+        layers.insert(0, mark.encode(x=bits))
+    return _spec(alt.layer(*layers).properties(height=_ROW_PIXELS * len(rows)))
 
 
 def embedding_map(embedded: EmbeddingMap, label: str) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-# A cell is text, or a list of tokens that are shown as chips.
-Cell = str | list[str]
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Column:
 class Row:
     """One line of a table. The first cell names it. A badge stands after the name."""
 
-    cells: list[Cell]
+    cells: list[str]
     badge: str | None = None
 
 
@@ -56,14 +53,50 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something that the reader must know about how the numbers came about."""
+
+    text: str
+    sources: list[Source]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a text that is one token, or a remark in place of tokens that are left out."""
+
+    text: str
+    role: Literal["token", "unchanged", "left out"] = "token"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One text as one tokenizer cuts it. tokens: how many, of which `pieces` may leave some out."""
+
+    title: str
+    tokens: int
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts cut in two ways, side by side where there is room. Each has a heading of its own, or "" if the cuts say all."""
+
+    caption: str
+    items: list[tuple[str, Cut, Cut]]
+    sources: list[Source]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A headed part of the page: prose, then figures, then tables. Figures stand side by side where there is room."""
+    """A headed part of the page: prose, notes, figures, tables, examples. Figures stand side by side where there is room."""
 
     id: str
     heading: str
     prose: list[str]
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    examples: list[Examples] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from biollm.core.artifacts import Artifact
 from biollm.core.files import read_json
 from biollm.core.job import Job
 from biollm.report.config import Config
+from biollm.report.content import Source
+
+Facts = dict[str, Any]
 
 DEFAULT_TITLE = "biollm report"
 # Every stage that the page can tell of, in the order of the work.
@@ -18,7 +21,7 @@ _WITH_HISTORY = ("pretrain", "finetune")
 _KEY_PACKAGES = ("biollm", "python", "torch", "transformers", "tokenizers", "scikit-learn", "xgboost")
 
 
-def gather(job: Job[Config]) -> dict[str, Any]:
+def gather(job: Job[Config]) -> Facts:
     """The facts of every stage at hand, the scores, the curves."""
     classify = job.input("classify")
     return {
@@ -31,10 +34,11 @@ def gather(job: Job[Config]) -> dict[str, Any]:
     }
 
 
-def _describe(artifact: Artifact) -> dict[str, Any]:
+def _describe(artifact: Artifact) -> Facts:
     manifest = artifact.manifest
     return {
         "digest": manifest.digest,
+        "config": manifest.config,
         "facts": manifest.facts,
         "seed": manifest.seed,
         "wall_seconds": manifest.wall_seconds,
@@ -42,3 +46,14 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
         "reproducibility": manifest.reproducibility,
         "versions": {name: manifest.versions[name] for name in _KEY_PACKAGES if name in manifest.versions},
     }
+
+
+def facts_of(facts: Facts, stage: str) -> Facts | None:
+    """What a stage recorded, or None if the recipe has no such stage."""
+    entry = facts["stages"].get(stage)
+    return entry["facts"] if entry is not None else None
+
+
+def source_of(facts: Facts, stage: str) -> Source:
+    """The artifact of a stage that ran, to name beside its numbers."""
+    return Source(stage, facts["stages"][stage]["digest"])

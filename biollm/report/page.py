@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from biollm.report.content import Section
-from biollm.report.sections import Facts, tiles
+from biollm.report.facts import Facts
+from biollm.report.sections import tiles
 
 
 def render_page(facts: Facts, content: list[Section]) -> str:

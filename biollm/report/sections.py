@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from biollm.report import charts
-from biollm.report.content import Column, Figure, Row, Section, Source, Table, Tile
+from biollm.report.content import Column, Figure, Row, Section, Table, Tile
+from biollm.report.facts import Facts, facts_of, source_of
 from biollm.report.numbers import MISSING, count, decimal, duration, percent, ranged, signed
 from biollm.report.projection import EmbeddingMap
-
-Facts = dict[str, Any]
+from biollm.report.vocabulary import new_rows, vocabulary, vocabulary_tiles
 
 _DROP_REASONS = {"near_another_split": "too near to a record of another split"}
 
@@ -23,11 +22,8 @@ def tiles(facts: Facts) -> list[Tile]:
         rows = {row["name"]: row for row in facts["scores"]["rows"]}
         for label, name in (("Best adapted AUROC", overall["row"]), ("Best baseline AUROC", overall["reference"])):
             found.append(Tile(label, decimal(rows[name]["auroc"]), rows[name]["title"]))
-    if (merge := _facts_of(facts, "merge")) is not None:
-        # One unknown token may swallow a whole sequence: a high number before is no good sign, so the share stands beside it.
-        before = f"{decimal(merge['bases_per_token_before'], 2)} before, {percent(merge['unknown_share_before'])} of them unknown"
-        found.append(Tile("Bases per token", decimal(merge["bases_per_token_after"], 2), before))
-    if (pretrain := _facts_of(facts, "pretrain")) is not None:
+    found += vocabulary_tiles(facts)
+    if (pretrain := facts_of(facts, "pretrain")) is not None:
         bits = pretrain["bits_per_base"]
         found.append(Tile("Bits per base", decimal(bits["after"]), f"{decimal(bits['before'])} before pretraining"))
     return found
@@ -36,7 +32,7 @@ def tiles(facts: Facts) -> list[Tile]:
 def sections(facts: Facts, maps: dict[str, EmbeddingMap]) -> list[Section]:
     """All sections that the facts allow, in reading order."""
     builders: list[Callable[[Facts], Section | None]] = [
-        _scores, _comparisons, _roc, lambda f: _maps(f, maps), _vocabulary, _initialisers, _fusion, _training, _finetuning, _data,
+        _scores, _comparisons, _roc, lambda f: _maps(f, maps), vocabulary, new_rows, _fusion, _training, _finetuning, _data,
         _provenance,
     ]  # fmt: skip
     built = (build(facts) for build in builders)
@@ -44,7 +40,7 @@ def sections(facts: Facts, maps: dict[str, EmbeddingMap]) -> list[Section]:
 
 
 def _scores(facts: Facts) -> Section:
-    scores, source = facts["scores"], _source(facts, "classify")
+    scores, source = facts["scores"], source_of(facts, "classify")
     bootstrap, splits = scores["bootstrap"], scores["splits"]
     prose = (
         f"Question: is a record {scores['label']} or not? Heads were fitted on {count(splits['train']['records'])} train records, tuned on "
@@ -114,7 +110,7 @@ def _comparisons(facts: Facts) -> Section | None:
         "Rows and heads were chosen by validation AUROC, never by the test split."
     )
     table = Table(
-        "Paired differences on the test split (95 % interval, two-sided bootstrap p)", columns, rows, [_source(facts, "classify")]
+        "Paired differences on the test split (95 % interval, two-sided bootstrap p)", columns, rows, [source_of(facts, "classify")]
     )
     return Section("comparisons", "Paired comparisons", [prose], tables=[table])
 
@@ -128,7 +124,7 @@ def _roc(facts: Facts) -> Section:
         "ROC curves on the test split; the dotted diagonal is chance. Hover for values, click the legend to single out one feature set.",
         "ROC curves of all rows but the majority class, which is the diagonal.",
         charts.roc(curves),
-        [_source(facts, "classify")],
+        [source_of(facts, "classify")],
     )
     return Section("roc-curves", "What a threshold buys", ["How many true positives are found for each share of false alarms."], [figure])
 
@@ -145,7 +141,7 @@ def _maps(facts: Facts, maps: dict[str, EmbeddingMap]) -> Section | None:
             f"Embeddings of {count(len(embedded.points))} records, {titles[name]}, on their first two principal components.",
             f"Scatter plot of embeddings, {titles[name]}, coloured by label.",
             charts.embedding_map(embedded, label),
-            [_source(facts, "embed"), _source(facts, "ingest")],
+            [source_of(facts, "embed"), source_of(facts, "ingest")],
         )
         for name, embedded in maps.items()
     ]
@@ -156,71 +152,8 @@ def _maps(facts: Facts, maps: dict[str, EmbeddingMap]) -> Section | None:
     return Section("maps", "What the embeddings look like", [prose], figures)
 
 
-def _vocabulary(facts: Facts) -> Section | None:
-    merge = _facts_of(facts, "merge")
-    if merge is None:
-        return None
-    source = _source(facts, "merge")
-    measured = [
-        Row(["vocabulary size", count(merge["base_vocab_size"]), count(merge["merged_vocab_size"])]),
-        Row(["bases per token", decimal(merge["bases_per_token_before"], 2), decimal(merge["bases_per_token_after"], 2)]),
-        # An unknown token cannot give its sequence back, so sequences that all come back hold none.
-        Row(
-            ["DNA tokens that are unknown", percent(merge["unknown_share_before"]), MISSING if merge["round_trip_failures"] else percent(0)]
-        ),
-    ]
-    checks = [
-        Row(["lines of general text whose tokens changed", count(merge["plain_lines_changed"]), count(merge["plain_lines"])]),
-        Row(
-            [
-                "domain sequences cut otherwise than by the domain tokenizer",
-                count(merge["domain_sequences_changed"]),
-                count(merge["domain_sequences"]),
-            ]
-        ),
-        Row(["domain sequences that do not come back", count(merge["round_trip_failures"]), count(merge["domain_sequences"])]),
-        Row(["new tokens that no text can reach", count(merge["unreachable_tokens"]), count(merge["new_tokens"])]),
-    ]
-    tables = [
-        Table("Vocabulary before and after the merge", [Column("", False), Column("base"), Column("merged")], measured, [source]),
-        Table("Proved on this run's data", [Column("check", False), Column("failures"), Column("of")], checks, [source]),
-    ]
-    if examples := merge.get("examples"):
-        columns = [Column("sequence", False), Column("tokens before", False), Column("tokens after", False)]
-        tables.append(Table("Examples", columns, [Row([e["text"], e["before"], e["after"]]) for e in examples], [source]))
-    prose = [
-        f"{count(merge['new_tokens'])} domain tokens were added to the base vocabulary; text without domain sequences keeps its tokens."
-    ]
-    if (tokenizer := _facts_of(facts, "tokenizer")) is not None:
-        prose.append(
-            f"The domain tokenizer alone (tokenizer {_source(facts, 'tokenizer').short}) has {count(tokenizer['vocab_size'])} tokens and "
-            f"fails to give back {count(tokenizer['round_trip_failures'])} of {count(tokenizer['probe_sequences'])} probe sequences."
-        )
-    return Section("vocabulary", "The vocabulary", prose, tables=tables)
-
-
-def _initialisers(facts: Facts) -> Section | None:
-    expand = _facts_of(facts, "expand")
-    if expand is None:
-        return None
-    bits = expand["held_out_bits_per_base"]
-    rows = [
-        Row([init, decimal(loss), decimal(bits[init])], badge="used" if init == expand["init"] else None)
-        for init, loss in expand["held_out_loss_nats"].items()
-    ]
-    columns = [Column("initialiser", False), Column("loss, nats per token"), Column("bits per base")]
-    equal = "bit-equal to the base model's" if expand["old_rows_bit_equal"] else "NOT equal to the base model's"
-    prose = (
-        f"{count(expand['new_rows'])} rows ({count(expand['parameters_added'])} parameters) were added to the embedding table; old rows "
-        f"are {equal}. Held-out domain text before any training, lower is better; where the base brings no masked-language head, as "
-        "sentence encoders do not, a random one dominates these figures."
-    )
-    table = Table("Ways to start the new rows", columns, rows, [_source(facts, "expand")])
-    return Section("new-rows", "The new rows", [prose], tables=[table])
-
-
 def _fusion(facts: Facts) -> Section | None:
-    fusion = (_facts_of(facts, "expand") or {}).get("fusion")
+    fusion = (facts_of(facts, "expand") or {}).get("fusion")
     if fusion is None:
         return None
     difference = fusion["step0_max_difference"]
@@ -229,16 +162,18 @@ def _fusion(facts: Facts) -> Section | None:
         Row(["channels", ", ".join(fusion["channels"])]),
         Row(["largest difference from the base model at step 0", f"{difference:g}" + (" (bit-equal)" if difference == 0 else "")]),
     ]
-    table = Table("Per-base tracks as an input of the model", [Column("", False), Column("value", False)], rows, [_source(facts, "expand")])
+    table = Table(
+        "Per-base tracks as an input of the model", [Column("", False), Column("value", False)], rows, [source_of(facts, "expand")]
+    )
     prose = "Tracks enter through an operator that starts at zero effect, so that training begins from exactly the base model."
     return Section("fusion", "The fused channel", [prose], tables=[table])
 
 
 def _training(facts: Facts) -> Section | None:
-    pretrain = _facts_of(facts, "pretrain")
+    pretrain = facts_of(facts, "pretrain")
     if pretrain is None:
         return None
-    source, bits = _source(facts, "pretrain"), pretrain["bits_per_base"]
+    source, bits = source_of(facts, "pretrain"), pretrain["bits_per_base"]
     history = facts["histories"]["pretrain"]
     points = [{**point, "series": "pretraining"} for point in history]
     caption = "Training loss of continued pretraining."
@@ -264,10 +199,10 @@ def _training(facts: Facts) -> Section | None:
 
 
 def _finetuning(facts: Facts) -> Section | None:
-    finetune = _facts_of(facts, "finetune")
+    finetune = facts_of(facts, "finetune")
     if finetune is None:
         return None
-    source = _source(facts, "finetune")
+    source = source_of(facts, "finetune")
     points = [
         {**point, "series": method.replace("_", " ")} for method, history in facts["histories"]["finetune"].items() for point in history
     ]
@@ -290,14 +225,14 @@ def _finetuning(facts: Facts) -> Section | None:
 
 
 def _data(facts: Facts) -> Section:
-    ingest, source = facts["stages"]["ingest"]["facts"], _source(facts, "ingest")
+    ingest, source = facts["stages"]["ingest"]["facts"], source_of(facts, "ingest")
     splits = [(name, facts["scores"]["splits"][name]) for name in ("train", "validation", "test")]
     split_rows = [Row([name, count(entry["records"]), count(entry["positives"]), count(entry["groups"])]) for name, entry in splits]
     split_columns = [Column("split", False), Column("records"), Column(facts["scores"]["label"]), Column("groups")]
     source_rows = [Row([name, count(entry["contigs"]), count(entry["bases"])]) for name, entry in ingest["sources"].items()]
     dropped = [Row([_DROP_REASONS.get(reason, reason.replace("_", " ")), count(number)]) for reason, number in ingest["dropped"].items()]
     tables = [
-        Table("Records per split", split_columns, split_rows, [source, _source(facts, "classify")]),
+        Table("Records per split", split_columns, split_rows, [source, source_of(facts, "classify")]),
         Table("Sources", [Column("source", False), Column("contigs"), Column("bases")], source_rows, [source]),
         Table("Dropped records", [Column("reason", False), Column("records")], dropped or [Row(["none", count(0)])], [source]),
     ]
@@ -332,22 +267,13 @@ def _provenance(facts: Facts) -> Section:
     versions = [
         Row([name, ", ".join(sorted({entry["versions"].get(name, MISSING) for entry in facts["stages"].values()}))]) for name in packages
     ]
-    sources = [_source(facts, name) for name in facts["stages"]]
+    sources = [source_of(facts, name) for name in facts["stages"]]
     tables = [
         Table("Stages and their artifacts", columns, rows, sources),
         Table("Package versions", [Column("package", False), Column("version", False)], versions, sources),
     ]
     prose = "A digest is the SHA-256 of what is in an artifact; each artifact's manifest.json holds it in full, with config and inputs."
     return Section("provenance", "Where every number comes from", [prose], tables=tables)
-
-
-def _source(facts: Facts, stage: str) -> Source:
-    return Source(stage, facts["stages"][stage]["digest"])
-
-
-def _facts_of(facts: Facts, stage: str) -> Facts | None:
-    entry = facts["stages"].get(stage)
-    return entry["facts"] if entry is not None else None
 
 
 def _comparison(facts: Facts, name: str) -> Facts | None:

