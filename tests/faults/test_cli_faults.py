@@ -29,6 +29,7 @@ _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
 _ANNOUNCEMENTS = {f"{stage.name}: {stage.reads} -> {stage.writes}" for stage in STAGES}
+_PROGRESS = ("expand: ", "merge: ")  # what stages say of how far they are
 
 
 def as_an_ordinary_user() -> None:
@@ -47,9 +48,9 @@ def small_files_only() -> None:
 
 
 def the_line(finished: subprocess.CompletedProcess[str], kind: str) -> str:
-    """The one line of a refusal. The line by which a stage announces itself may stand before it."""
+    """The one line of a refusal. What a stage says of itself may stand before it."""
     assert "Traceback" not in finished.stderr, finished.stderr
-    lines = [line for line in finished.stderr.splitlines() if line not in _ANNOUNCEMENTS]
+    lines = [line for line in finished.stderr.splitlines() if line not in _ANNOUNCEMENTS and not line.startswith(_PROGRESS)]
     assert len(lines) == 1, finished.stderr
     assert lines[0].startswith(f"{kind}: ")
     assert finished.returncode == 1
@@ -192,19 +193,30 @@ def test_stage_after_its_upstream_became_stale(biollm: Biollm, finished: tuple[P
 def test_base_without_a_fast_tokenizer(biollm: Biollm, finished: tuple[Path, Path]) -> None:
     recipe, out = finished
     (recipe.parent / "base" / "tokenizer.json").unlink()
-    assert "base: holds no tokenizer.json; biollm needs the fast tokenizer" in the_line(
-        biollm("merge", recipe, "--out", out), "ConfigError"
-    )
+    expected = "base: holds no tokenizer.json; biollm needs the fast tokenizer"
+    assert expected in the_line(biollm("merge", recipe, "--out", out), "ConfigError")
+    # without a kind of its own, the domain tokenizer is of the base's
+    assert expected in the_line(biollm("tokenizer", recipe, "--out", out, "--set", "tokenizer.kind=null"), "ConfigError")
 
 
 def test_base_of_an_unsupported_kind(biollm: Biollm, finished: tuple[Path, Path]) -> None:
     from tokenizers import Tokenizer, models
 
     recipe, out = finished
-    Tokenizer(models.BPE({"a": 0}, [])).save(str(recipe.parent / "base" / "tokenizer.json"))
-    assert "the base tokenizer is BPE; merge.strategy 'isolate' is built for WordPiece" in the_line(
-        biollm("merge", recipe, "--out", out), "ConfigError"
-    )
+    Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(recipe.parent / "base" / "tokenizer.json"))
+    line = the_line(biollm("merge", recipe, "--out", out), "ConfigError")
+    assert "the base tokenizer's model is WordLevel; biollm merges into BPE, WordPiece, Unigram" in line
+    assert "WordLevel" in the_line(biollm("tokenizer", recipe, "--out", out, "--set", "tokenizer.kind=null"), "ConfigError")
+
+
+def test_domain_tokenizer_of_another_kind_than_the_base(biollm: Biollm, finished: tuple[Path, Path]) -> None:
+    recipe, out = finished
+    named = ["--out", out, "--set", "tokenizer.kind=bpe"]
+    assert biollm("tokenizer", recipe, *named).returncode == 0
+    before = open_artifact(out / "merge").manifest
+    line = the_line(biollm("merge", recipe, *named), "ConfigError")
+    assert "a domain tokenizer of kind 'bpe' cannot live in a WordPiece base; train one of kind wordpiece or kmer or char" in line
+    assert open_artifact(out / "merge").manifest == before
 
 
 def test_base_with_damaged_weights(biollm: Biollm, finished: tuple[Path, Path]) -> None:

@@ -20,6 +20,7 @@ SMALL = [
     "ingest.split={block_bases: 5000, gap_bases: 500}",
     "tokenizer.vocab_size=128",
     "merge.plain_lines=500",
+    "merge.random_strings=200",
     "expand.held_out_records=16",
     "pretrain={steps: 6, batch_size: 8, checkpoint_steps: 2, log_steps: 2}",
     "finetune.methods=[{name: output_layer, steps: 2, batch_size: 8},"

@@ -210,7 +210,7 @@ def test_help_answers_in_under_a_second() -> None:
 def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
     good = biollm("doctor", tmp_path)
     assert good.code == 0, good.out
-    bad = biollm("doctor", tmp_path, "--set", "merge.plain_text=package:no_such_package/x.txt")
+    bad = biollm("doctor", tmp_path, "--set", "merge.plain_text=[package:no_such_package/x.txt]")
     assert bad.code == 1
     assert "MISSING" in bad.out
     assert "pip install no_such_package" in " ".join(bad.out.split())
