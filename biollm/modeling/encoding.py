@@ -68,7 +68,7 @@ class Encoder:
         return self._encode(list(texts))
 
     def is_sequence(self, text: str) -> bool:
-        """Whether a whole string is one run that the tokenizer reads as a sequence."""
+        """Whether a whole string is one run of residues, in either case, long enough to be read as a sequence."""
         domain = self.domain
         if domain is None or domain.min_run is None or len(text) < domain.min_run:
             return False
