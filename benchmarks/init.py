@@ -79,6 +79,7 @@ def main() -> None:
             similarities = trial.similarities(trial.merged, np.concatenate([trial.base_rows, rows]))
             scores[label].append(agreement(trial.untouched, similarities))
             like_split[label].append(agreement(trial.split_words, similarities))
+        print(f"draw {seed + 1} of {SEEDS}: {DEFAULT} {scores[DEFAULT][-1]:.3f}", file=sys.stderr, flush=True)
     means = {label: statistics.mean(values) for label, values in scores.items()}
     side = "development" if development else "report"
     print(f"init: Spearman correlation with the untouched model, mean of {SEEDS} draws of {WORDS} words, {side} side")
