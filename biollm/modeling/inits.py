@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError, DataError
+from biollm.modeling.byte_level import BYTE_OF
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -155,20 +156,12 @@ def _speller(spec: dict[str, Any]) -> Callable[[str], str]:
         reserved = ("[unused", str(spec["model"]["unk_token"]))
         return lambda token: "" if token.startswith(reserved) else token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
     if '"ByteLevel"' in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
-        byte_of = _byte_letters()
-        return lambda token: bytes(byte_of.get(letter, 0x3F) for letter in token).decode(errors="ignore")
+        return lambda token: bytes(BYTE_OF.get(letter, 0x3F) for letter in token).decode(errors="ignore")
     return lambda token: "" if _is_byte_token(token) else token.replace("▁", " ")
 
 
 def _is_byte_token(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letter that byte-level BPE writes for each byte (Radford et al. 2019): printable ones stand for themselves."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in set(plain)]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
 # --- weights over base rows -----------------------------------------------------------------------------------------------------------
