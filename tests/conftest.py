@@ -336,7 +336,7 @@ def domain_sequences(modality: str) -> list[str]:
 
 
 @cache
-def train_domain(modality: Any, kind: Any, piece_residues: int = 33) -> DomainTokenizer:
+def train_domain(modality: Any, kind: Any, piece_residues: int = 16) -> DomainTokenizer:
     """A small domain tokenizer: trained on every other of the real sequences, the rest is its probe."""
     from biollm.core.alphabets import ALPHABETS
     from biollm.modeling.domain import DomainSpec, DomainTokenizer
@@ -456,7 +456,7 @@ def base_tokenizer() -> Callable[[str], Tokenizer]:
 
 @pytest.fixture(scope="session")
 def domain_tokenizer() -> Callable[..., DomainTokenizer]:
-    """domain_tokenizer(modality, kind, piece_residues=33) -> a small DomainTokenizer, trained on real sequences."""
+    """domain_tokenizer(modality, kind, piece_residues=16) -> a small DomainTokenizer, trained on real sequences."""
     return train_domain
 
 

@@ -23,6 +23,7 @@ Everything here is pure: JSON in, JSON out.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
 from biollm.core.files import canonical_json
 from biollm.merge.continuation import fold_added_tokens
-from biollm.merge.spelling import METASPACE, START, Base, Spelling, members, pair, plan_spelling
+from biollm.merge.spelling import METASPACE, START, Base, Spelling, code_places, members, pair, plan_spelling
 from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from tokenizers import Tokenizer
 
@@ -165,7 +166,7 @@ def _extend_model(
     model = bare["model"]
     spell = spelling.model_units
     if base.kind == "BPE":
-        scaffold, merges = _units_by_merging(model["vocab"], spelling, base)
+        scaffold, merges = _units_by_merging(spelling, base)
         for position, token in enumerate(scaffold):
             model["vocab"][token] = first_id + position
         merges += [[_spell(part, spell) for part in pair(merge)] for merge in domain["model"].get("merges", [])]
@@ -182,10 +183,10 @@ def _extend_model(
     return len(scaffold), id_map
 
 
-def _units_by_merging(vocab: dict[str, int], spelling: Spelling, base: Base) -> tuple[list[str], list[list[str]]]:
+def _units_by_merging(spelling: Spelling, base: Base) -> tuple[list[str], list[list[str]]]:
     """Tokens and merges that build every unit from the characters of the base: the bytes of private letters first.
 
-    A unit is built from the left: mark + residue, or (mark + escape) + letter.
+    A unit is built from the left: mark + residue, or ((mark + private letter) + …) + letter.
     """
     merges: list[list[str]] = []
     scaffold: list[str] = []
@@ -206,11 +207,8 @@ def _units_by_merging(vocab: dict[str, int], spelling: Spelling, base: Base) -> 
         if len(characters) == 1:
             scaffold.append(characters[0])
         joined[letter] = build(characters, keep=True)
-    for residue, unit in spelling.units.items():
-        last = base.normalise(unit)[-1]
-        parts = [joined[letter] for letter in unit[:-1]] + [base.model_spelling(last)]
-        if parts[-1] not in vocab:
-            raise ConfigError(f"the base tokenizer has no token for the letter {last!r}, so residue {residue!r} cannot be built on it")
+    for unit in spelling.units.values():
+        parts = [joined[letter] for letter in unit[:-1]] + [base.model_spelling(base.normalise(unit)[-1])]
         build(parts, keep=False)
     return scaffold, merges
 
@@ -302,11 +300,24 @@ def _mark_runs(domain: Domain, tags: bool) -> dict[str, Any]:
 
 
 def _escape(domain: Domain) -> list[dict[str, Any]]:
-    """Rules that turn a marked residue into its unit, where that is more than the mark before it."""
+    """Rules that turn a marked residue into its unit, where that is more than the mark before it.
+
+    The letters of a code are set from the last place to the first, each for all residues whose code holds it there.
+    """
     mark = domain.mark
-    rules = [_replace({"String": mark + residue}, unit) for residue, unit in domain.units.items() if not unit.endswith(residue)]
+    codes = {residue: unit[1:-1] for residue, unit in domain.units.items() if not unit.endswith(residue)}
     cased = {unit[1] for residue, unit in domain.units.items() if unit.endswith(residue) and len(unit) == 3}
-    return rules + [_replace({"Regex": f"{mark}(?=[a-z])"}, mark + letter) for letter in sorted(cased)]
+    rules = [_replace({"Regex": f"{mark}(?=[a-z])"}, mark + letter) for letter in sorted(cased)]
+    if not codes:
+        return rules
+    left, coded, letters = dict(codes), _class_of(codes), "".join(sorted(set("".join(codes.values()))))
+    for letter in reversed(code_places(letters)):
+        if not (holding := [residue for residue, code in left.items() if code.endswith(letter)]):
+            continue
+        left |= {residue: left[residue][:-1] for residue in holding}
+        rules.append(_replace({"Regex": f"{mark}(?=[{letters}]*+[{_class_of(holding)}])"}, mark + letter))
+    stand_in = next(domain.units[residue][-1] for residue in codes)
+    return [*rules, _replace({"Regex": f"{mark}[{letters}]++\\K[{coded}]"}, stand_in)]
 
 
 def _fold_case(domain: Domain) -> list[dict[str, Any]]:
@@ -321,7 +332,12 @@ def _class(domain: Domain) -> str:
     residues = "".join(domain.units)
     if domain.case == "any" and domain.folds_case:
         residues += residues.lower()
-    return "".join(letter if letter.isalnum() else "\\" + letter for letter in residues)
+    return _class_of(residues)
+
+
+def _class_of(letters: Iterable[str]) -> str:
+    """Letters as the inside of a character class."""
+    return "".join(letter if letter.isalnum() else "\\" + letter for letter in letters)
 
 
 def _letters(domain: Domain) -> str:
@@ -353,7 +369,7 @@ def _piece(domain: Domain) -> str:
 
 def _unit(domain: Domain) -> str:
     escapes = _letters(domain)[1:]
-    return f"{domain.mark}{f'[{escapes}]?' if escapes else ''}."
+    return f"{domain.mark}{f'[{escapes}]*' if escapes else ''}."
 
 
 def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any]]:
@@ -362,8 +378,9 @@ def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any
     for domain in domains:
         if domain.piece_residues:
             escapes = _letters(domain)[1:]
-            unit = f"(?<={domain.mark}.{f'|{domain.mark}[{escapes}].' if escapes else ''})"
-            rules.append(_replace({"Regex": f"{unit} (?={domain.mark})"}, ""))
+            longest = max(map(len, domain.units.values())) - 2
+            unit = "|".join(f"{domain.mark}{f'[{escapes}]{{{n}}}' if n else ''}." for n in range(longest + 1))
+            rules.append(_replace({"Regex": f"(?<={unit}) (?={domain.mark})"}, ""))
         read = {residue: base.normalise(unit) for residue, unit in domain.units.items()}
         rules += [_replace({"String": unit}, residue) for residue, unit in read.items() if unit != domain.mark + residue]
         rules.append(_replace({"String": domain.mark}, ""))

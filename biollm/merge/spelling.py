@@ -2,16 +2,17 @@
 
 A *mark* is a letter that no text uses; it stands before every residue of a sequence, so that "GATTACA" becomes "ߨGߨAߨTߨTߨAߨCߨA".
 A residue with its mark is a *unit*. Base tokens hold no mark, so none matches across one, and domain tokens consist of units,
-so none matches in a text. Residues that a base would split off or confuse (digits and brackets of SMILES, the case of letters
-in an uncased base) are escaped: mark, a second private letter, then a plain letter.
+so none matches in a text. Residues that a base would split off or confuse are escaped. The case of letters in an uncased base: mark,
+a second private letter, the letter. Digits and brackets of SMILES, where the base cuts them off: mark, a code of private letters, "a".
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 from biollm.core.errors import ConfigError
@@ -19,10 +20,12 @@ from biollm.modeling.byte_level import spell_bytes
 from tokenizers import Tokenizer
 
 # Letters (category Lo: pre-tokenizers keep them in a word) without case or decomposition (normalisers keep them) of two UTF-8 bytes
-# (one merge joins them) from the historic corners of N'Ko, Thaana, Latin and Arabic. Private-use code points would be the obvious
+# (one merge joins them) from the historic corners of N'Ko, Thaana, Arabic, Latin and Syriac. Private-use code points would be the obvious
 # choice, but BERT's normaliser deletes them (category Co). Which of them a base leaves alone is checked, not assumed.
-POOL = "\u07e8\u07e9\u07ea\u07b1\u063b\u063c\u063d\u063e\u063f\u01bb"
-_CODES = "abcdefghijklmnopqrstuvwxyz"
+POOL = "\u07e8\u07e9\u07ea\u07b1\u063b\u063c\u063d\u063e\u063f\u01bb\u074d\u074e\u074f\u0727"
+# Three letters in five places spell 27 codes: as many as SMILES needs, with one rule for each place instead of one for each residue.
+_CODE_LETTERS, _CODE_PLACES = 3, 5
+_CODED = "a"  # what stands for a coded residue itself; every base keeps it with the letters before it
 METASPACE = "▁"
 # Stands before a text while sequences are marked. A symbol, since sequences are looked for where no letter stands before.
 START = "⿻"
@@ -36,7 +39,7 @@ class Spelling:
 
     mark: str
     model_mark: str
-    escapes: str  # the second private letters
+    escapes: str  # the other private letters
     units: dict[str, str]
     model_units: dict[str, str]
     needs_cut: bool = False  # base merges could join the last residue to what follows: the sequence must be cut out of the text
@@ -106,33 +109,48 @@ def plan_spelling(base: Base, residues: str, taken: str) -> Spelling:
 
     Raises ConfigError if the base uses, changes or cuts all of them.
     """
-    others = [residue for residue in residues if not (residue.isascii() and residue.isalpha())]
+    others = "".join(residue for residue in residues if not (residue.isascii() and residue.isalpha()))
     lower = base.uncased and any(residue.islower() for residue in residues)
-    if len(others) > len(_CODES):
-        raise ConfigError(f"{len(others)} residues are no letters; at most {len(_CODES)} can be spelt: {''.join(others)}")
     other_domains = [base.model_spelling(letter) for letter in taken]
     own_merges = [merge for merge in base.merges if not any(letter in merge[0] for letter in other_domains)]
     letters = [letter for letter in POOL if letter not in taken and _is_free(base, own_merges, letter)]
-    needed = 1 + bool(others) + lower
     faults = []
-    for start in range(len(letters) - needed + 1):
-        mark, *escapes = letters[start : start + needed]
-        code = escapes[0] if others else ""
-        case = escapes[-1] if lower else ""
-        units = {residue: mark + (case if lower and residue.islower() else "") + residue for residue in residues}
-        units |= {residue: mark + code + _CODES[i] for i, residue in enumerate(others)}
-        spelling = Spelling(
-            mark=mark,
-            model_mark=base.model_spelling(mark),
-            escapes="".join(escapes),
-            units=units,
-            model_units={residue: base.model_spelling(base.normalise(unit)) for residue, unit in units.items()},
-        )
-        if (fault := _fault(base, spelling)) is None:
-            return replace(spelling, needs_cut=_runs_on(base, spelling))
-        faults.append(fault)
-    why = faults[0] if faults else f"it uses {len(POOL) - len(letters)} of the {len(POOL)} letters in question itself"
-    raise ConfigError(f"merge: this base tokenizer leaves no letters for a private alphabet: {why}; strategy 'isolate' cannot serve it")
+    # A base that does not cut at digits and brackets needs no codes, and no rules for them, but for letters that it lacks.
+    known = base.json["model"]["vocab"] if base.kind == "BPE" else others
+    lacking = "".join(residue for residue in others if base.model_spelling(residue) not in known)
+    for coded in dict.fromkeys((lacking, others)):
+        needed = 1 + lower + (_CODE_LETTERS if coded else 0)
+        for start in range(len(letters) - needed + 1):
+            mark, *escapes = letters[start : start + needed]
+            case = escapes.pop() if lower else ""
+            units = {residue: mark + (case if residue.islower() else "") + residue for residue in residues}
+            units |= {residue: mark + code + _CODED for residue, code in _codes(coded, escapes).items()}
+            spelling = Spelling(
+                mark=mark,
+                model_mark=base.model_spelling(mark),
+                escapes="".join(escapes) + case,
+                units=units,
+                model_units={residue: base.model_spelling(base.normalise(unit)) for residue, unit in units.items()},
+            )
+            if (fault := _fault(base, spelling)) is None:
+                return replace(spelling, needs_cut=_runs_on(base, spelling))
+            faults.append(fault)
+    why = faults[-1] if faults else f"it uses {len(POOL) - len(letters)} of the {len(POOL)} letters in question itself"
+    raise ConfigError(f"merge: this base tokenizer cannot take a private alphabet: {why}; strategy 'isolate' cannot serve it")
+
+
+def code_places(letters: Iterable[str]) -> str:
+    """The letter that each place of a code may hold, or leave out: a code is any part of this, in order."""
+    return ("".join(sorted(letters)) * 2)[:_CODE_PLACES]
+
+
+def _codes(residues: str, letters: list[str]) -> dict[str, str]:
+    """Each residue with its code, the shortest first."""
+    places = code_places(letters)
+    codes = dict.fromkeys("".join(code) for length in range(1, len(places) + 1) for code in combinations(places, length))
+    if len(residues) > len(codes):
+        raise ConfigError(f"{len(residues)} residues are no letters; at most {len(codes)} can be spelt: {residues}")
+    return dict(zip(residues, codes, strict=False))
 
 
 def _is_free(base: Base, merges: list[tuple[str, str]], letter: str) -> bool:
@@ -147,6 +165,9 @@ def _fault(base: Base, spelling: Spelling) -> str | None:
         return "its normaliser makes different residues alike"
     if any(not unit.startswith(spelling.model_mark) for unit in spelling.model_units.values()):
         return f"its normaliser changes the letter U+{ord(spelling.mark):04X}"
+    letters = {base.model_spelling(base.normalise(unit)[-1]): unit[-1] for unit in spelling.units.values()}
+    if base.kind == "BPE" and (lacking := letters.keys() - base.json["model"]["vocab"].keys()):
+        return f"it has no token for the letter {letters[min(lacking)]!r}"
     run, seen = ("".join(part.values()) * 2 for part in (spelling.units, spelling.model_units))
     # what a base merge would join first: a character and the beginning of what follows it
     joined = {(left, right[0]) for left, right in base.merges if len(left) == 1}
