@@ -273,7 +273,7 @@ def _normalisers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict
     if _prepends(bare):  # the base puts a ▁ before every text, also before a sequence, where it does not belong
         return [], [*rules, _replace({"Regex": f"\\A{METASPACE}(?=[{marks}])"}, "")]
     # tokenizers (0.23) loses count of its offsets when something is inserted before the first letter of a text
-    remove = f"\\A{START}" + (f"(?![{marks}])" if _metaspace(bare) else "")
+    remove = f"\\A{START}" + (f"(?!{START}*[{marks}])" if _metaspace(bare) else "")  # a text may begin with the sign itself
     return [{"type": "Prepend", "prepend": START}, *rules, _replace({"Regex": remove}, "")], []
 
 
@@ -358,7 +358,7 @@ def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[d
     cuts = [split("|".join(pieces), "Isolated")] if pieces else []
     if _metaspace(bare):
         marks = "".join(domain.mark for domain in domains)
-        return [], [split(f"\\A{METASPACE}?{START}(?=[{marks}])", "Removed"), *cuts]
+        return [], [split(f"\\A{METASPACE}?{START}(?={START}*[{marks}])", "Removed"), *cuts]
     return cuts, []
 
 

@@ -157,6 +157,11 @@ def test_random_strings_keep_their_tokens_and_letters(merged: GetMerged, kind: s
     assert faults(made, iter(texts)) == []
 
 
+@every_kind
+def test_a_text_may_begin_with_the_sign_that_marks_its_start(merged: GetMerged, kind: str) -> None:
+    assert faults(merged(kind, "any"), iter(["⿻GATTACAGATTACA", "⿻⿻GATTACAGATTACA ⿻GATTACAGATTACA", "⿻", "⿻ GATTACAGATTACA"])) == []
+
+
 @pytest.mark.timeout(6 * 3600)
 @pytest.mark.nightly
 @every_kind
