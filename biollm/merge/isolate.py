@@ -103,7 +103,8 @@ def add_domain(
         case=recognition.case,
         min_run=recognition.min_run,
         tags=recognition.tags,
-        needs_cut=spelling.needs_cut or piece_residues is not None,
+        # pieces of Unigram: scores of sequences are so small beside those of a text before them that ties would be decided by rounding
+        needs_cut=spelling.needs_cut or piece_residues is not None or base.kind == "Unigram",
         piece_residues=piece_residues,
     )
     extended = vocabulary.model_copy(update={"domains": [*vocabulary.domains, domain]})
@@ -273,12 +274,21 @@ def _normalisers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict
     if _prepends(bare):  # the base puts a ▁ before every text, also before a sequence, where it does not belong
         return [], [*rules, _replace({"Regex": f"\\A{METASPACE}(?=[{marks}])"}, "")]
     # tokenizers (0.23) loses count of its offsets when something is inserted before the first letter of a text
-    remove = f"\\A{START}" + (f"(?!{START}*[{marks}])" if _metaspace(bare) else "")  # a text may begin with the sign itself
-    return [{"type": "Prepend", "prepend": START}, *rules, _replace({"Regex": remove}, "")], []
+    start = _start(bare, domains)
+    remove = f"\\A{start}" + (f"(?![{marks}])" if _metaspace(bare) else "")
+    return [{"type": "Prepend", "prepend": start}, *rules, _replace({"Regex": remove}, "")], []
+
+
+def _start(bare: dict[str, Any], domains: list[Domain]) -> str:
+    """What stands before a text while its sequences are marked.
+
+    Where it stays until the pre-tokenizer, it begins with a mark, which no text holds: the sign itself may stand in a text, before a sequence too.
+    """
+    return domains[0].mark + START if _metaspace(bare) else START
 
 
 def _prepends(bare: dict[str, Any]) -> bool:
-    return any(part["type"] == "Prepend" and part["prepend"] != START for part in members(bare["normalizer"], "normalizers"))
+    return any(part["type"] == "Prepend" and not part["prepend"].endswith(START) for part in members(bare["normalizer"], "normalizers"))
 
 
 def _mark_between_tags(domain: Domain) -> dict[str, Any]:
@@ -357,8 +367,7 @@ def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[d
     pieces = [_piece(domain) for domain in domains if domain.needs_cut]
     cuts = [split("|".join(pieces), "Isolated")] if pieces else []
     if _metaspace(bare):
-        marks = "".join(domain.mark for domain in domains)
-        return [], [split(f"\\A{METASPACE}?{START}(?={START}*[{marks}])", "Removed"), *cuts]
+        return [], [split(f"\\A{METASPACE}?{_start(bare, domains)}", "Removed"), *cuts]
     return cuts, []
 
 

@@ -85,7 +85,7 @@ class Base:
     def normalise(self, text: str) -> str:
         """A piece of text after the base's normaliser, without what is put in front of every text."""
         normaliser = self.tokenizer.normalizer
-        return (normaliser.normalize_str(text) if normaliser else text).removeprefix(START).removeprefix(METASPACE)
+        return (normaliser.normalize_str(text) if normaliser else text).rpartition(START)[2].removeprefix(METASPACE)
 
     def model_spelling(self, text: str) -> str:
         """A normalised text in the characters that the model sees."""

@@ -25,7 +25,7 @@ Kind = Literal["bpe", "wordpiece", "unigram", "kmer", "char"]
 # WordPiece and k-mer vocabularies hold this token; it has number 0 and stands for no residue. The other kinds have none.
 UNKNOWN = "[UNK]"
 # What a WordPiece token that continues a piece begins with.
-PREFIX = "##"
+PREFIX = "∙∙"  # not "##", which may stand in SMILES
 
 
 class DomainSpec(BaseModel):

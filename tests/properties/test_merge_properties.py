@@ -71,7 +71,18 @@ def sequences_in(merged: Any, text: str) -> list[Found]:
     found: list[Found] = []
     for begin, end in zip(borders[::2], borders[1::2], strict=True):
         found += _in_piece(merged, text[begin:end], begin)
-    return sorted(found, key=lambda one: one.start)
+    joined: list[Found] = []
+    for one in sorted(found, key=lambda one: one.start):
+        last = joined[-1] if joined else None
+        if last and last.modality == one.modality and last.end < one.start and not _normalised(merged.base, text[last.end : one.start]):
+            joined[-1] = Found(last.start, one.end, one.modality, last.residues + one.residues)  # BERT deletes control characters
+        else:
+            joined.append(one)
+    return joined
+
+
+def _normalised(base: Tokenizer, text: str) -> str:
+    return base.normalizer.normalize_str(text) if base.normalizer else text
 
 
 def _in_piece(merged: Any, text: str, offset: int) -> Iterator[Found]:

@@ -15,6 +15,7 @@ import pytest
 from biollm.core.files import canonical_json
 from biollm.merge.isolate import strip_recognition
 from biollm.merge.proof import sequence_pattern
+from biollm.modeling.domain import PREFIX
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 MergedKind = Callable[..., Any]
@@ -290,7 +291,7 @@ def test_tokens_read_as_the_residues_that_they_stand_for(merged_kind: MergedKind
     assert not counts[: merged.base_size].any()
     for (domain, own), id_map in zip(merged.parts(), merged.id_maps, strict=True):
         for domain_id, number in id_map.items():
-            residues = own.tokenizer.id_to_token(domain_id).removeprefix("##")
+            residues = own.tokenizer.id_to_token(domain_id).removeprefix(PREFIX)
             assert (texts[number - merged.base_size], counts[number]) == (residues, len(residues))
         assert not counts[domain.first_id : domain.first_id + domain.scaffold_tokens].any()
 

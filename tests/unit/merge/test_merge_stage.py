@@ -12,6 +12,7 @@ import yaml
 
 from biollm.core.artifacts import Artifact, open_artifact
 from biollm.core.errors import ArtifactError, ConfigError, DataError, ResourceError
+from biollm.modeling.domain import PREFIX
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.stages import BY_NAME, Run
 from tokenizers import Tokenizer
@@ -176,7 +177,7 @@ def test_the_sidecars_agree_with_the_tokenizers(prepare: Prepare) -> None:
         own = Tokenizer.from_file(str(recipe.parent / domain.name / "tokenizer.json"))
         id_map = {int(old): new for old, new in id_maps[domain.name].items()}
         assert sorted(id_map) == [i for i in range(own.get_vocab_size()) if own.id_to_token(i) != "[UNK]"]
-        assert all(texts[new - vocabulary.base_vocab_size] == str(own.id_to_token(old)).removeprefix("##") for old, new in id_map.items())
+        assert all(texts[new - vocabulary.base_vocab_size] == str(own.id_to_token(old)).removeprefix(PREFIX) for old, new in id_map.items())
 
 
 def test_words_and_sequences_go_into_one_tokenizer(prepare: Prepare, plain_lines: Callable[[int], list[str]]) -> None:
