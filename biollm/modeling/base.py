@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from biollm.core.files import read_json, sha256_file, write_json
 from biollm.core.progress import say
+from biollm.core.resources import cache_folder
 from biollm.modeling.gguf_base import gguf_to_folder, is_gguf
 
 
@@ -21,7 +21,7 @@ def normal_folder(folder: Path) -> tuple[Path, list[str]]:
     file = is_gguf(folder) if folder.is_dir() else folder
     if file is None:
         return folder, []
-    converted = _cache() / "bases" / sha256_file(file)[:20]
+    converted = cache_folder() / "bases" / sha256_file(file)[:20]
     notes = converted.with_suffix(".json")  # written last: the folder beside it is whole
     if not notes.is_file():
         say(f"converting {file.name} into a normal model folder, once")
@@ -34,7 +34,3 @@ def normal_folder(folder: Path) -> tuple[Path, list[str]]:
             whole.rename(converted)
         write_json(notes, {"notes": said})
     return converted, list(read_json(notes)["notes"])
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("BIOLLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biollm")

