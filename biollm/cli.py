@@ -1,4 +1,4 @@
-"""The command line: one command per row of STAGES, and run, doctor. Thin: it parses, calls, prints."""
+"""The command line: one command per row of STAGES, and run, doctor, audit. Thin: it parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -65,6 +65,33 @@ def doctor(recipe: Recipe, set: Set = None, out: Out = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def audit(
+    tables: Annotated[
+        list[Path], typer.Argument(metavar="TABLE...", readable=False, help="one table with splits, or a file for each split")
+    ],
+    modality: Annotated[str, typer.Option("--modality", help="dna, rna, protein, smiles or text")] = "dna",
+    sequence: Annotated[str, typer.Option("--sequence", metavar="COLUMN", help="the sequences")] = "sequence",
+    split: Annotated[str | None, typer.Option("--split", metavar="COLUMN", help="the splits; default: split")] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="what names the rows; default: id")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="COLUMN", help="default: label, label_*; several times")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", metavar="COLUMN", help="must not be in two splits; several times")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="write audit.json and audit_examples.parquet here")] = None,
+) -> None:
+    """Look for leaks between splits, and for labels that the id, length or composition tells. Exit code 1 if it leaks, 2 for bad input."""
+    from biollm.corpus.audit_table import audit_files
+
+    columns = {"sequence": sequence, "split": split, "id": id, "labels": label or None, "groups": group or None}
+    try:
+        text, leaks = audit_files(tables, {"modality": modality, **columns}, out, shutil.get_terminal_size((120, 40)).columns)
+    except BiollmError as error:
+        _print_error(error)
+        raise typer.Exit(2) from None
+    print(text)
+    if leaks:
+        raise typer.Exit(1)
+
+
 def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(recipe: Recipe, set: Set = None, out: Out = None) -> None:
         loaded = Run.load(recipe, set, out)
@@ -112,12 +139,16 @@ def main() -> None:
     try:
         app()
     except BiollmError as error:
-        for line in str(error).splitlines():
-            print(f"{type(error).__name__}: {line}", file=sys.stderr)
+        _print_error(error)
         sys.exit(1)
     except BrokenPipeError:  # `biollm … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _print_error(error: BiollmError) -> None:
+    for line in str(error).splitlines():
+        print(f"{type(error).__name__}: {line}", file=sys.stderr)
 
 
 def _stage_named(name: str, loaded: Run) -> Stage:

@@ -38,7 +38,7 @@ class Stage:
     writes: str
     needs: tuple[str, ...]  # upstream stages that must be in the recipe
     uses: tuple[str, ...] = ()  # upstream stages read where the recipe has them
-    rooms: tuple[str, ...] = ("core", "modeling", "training")  # shared code that the stage may import
+    rooms: tuple[str, ...] = ("core", "corpus", "modeling", "training")  # shared code that the stage may import
     reads_base: bool = False
     reproducibility: str = BITWISE
     flags: tuple[str, ...] = ()  # switches of its section that its command has as options too
@@ -51,14 +51,14 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("ingest", "raw files", "corpus (Parquet)", needs=(), rooms=("core", "modeling")),
+    Stage("ingest", "raw files", "corpus (Parquet)", needs=(), rooms=("core", "corpus", "modeling")),
     Stage(
         "tokenizer", "corpus (train split)", "domain tokenizer",
-        needs=(), uses=("ingest",), rooms=("core", "modeling"), reads_base=True,
+        needs=(), uses=("ingest",), rooms=("core", "corpus", "modeling"), reads_base=True,
     ),
     Stage(
         "merge", "base tokenizer + domain tokenizer", "merged tokenizer + id map",
-        needs=(), uses=("ingest", "tokenizer"), rooms=("core", "modeling"), reads_base=True,
+        needs=(), uses=("ingest", "tokenizer"), rooms=("core", "corpus", "modeling"), reads_base=True,
     ),
     Stage(
         "expand", "base model + merged tokenizer", "model folder (+ fusion)",
@@ -76,12 +76,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "classify", "embeddings + labels", "heads, predictions, metrics",
-        needs=("ingest", "embed"), uses=("finetune",), rooms=("core",), reproducibility=BITWISE_ON_ONE_MACHINE,
+        needs=("ingest", "embed"), uses=("finetune",), rooms=("core", "corpus"), reproducibility=BITWISE_ON_ONE_MACHINE,
     ),
     Stage(
         "report", "all manifests", "one self-contained HTML page",
         needs=("ingest", "classify"), uses=("tokenizer", "merge", "expand", "pretrain", "finetune", "embed"),
-        rooms=("core",), reads_base=True,
+        rooms=("core", "corpus"), reads_base=True,
         reproducibility="the page shows each stage's wall time and memory, which differ from run to run; all else is equal",
     ),
 )  # fmt: skip

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from biollm.corpus.columns import RECORDS, TRACK
 from biollm.modeling.tracks import FloatArray
-
-RECORDS = "records.parquet"
-SPLITS = ("train", "validation", "test")
 
 
 def read_records(ingest_folder: Path, split: str | None = None) -> pl.DataFrame:
@@ -21,5 +19,5 @@ def read_records(ingest_folder: Path, split: str | None = None) -> pl.DataFrame:
 
 def read_tracks(records: pl.DataFrame, channels: list[str]) -> list[list[FloatArray]]:
     """The tracks of some records: for each record one (L,) float32 array per channel, NaN = missing."""
-    columns = [[np.asarray(v, dtype=np.float32) for v in records[f"track_{channel}"].to_list()] for channel in channels]
+    columns = [[np.asarray(v, dtype=np.float32) for v in records[TRACK + channel].to_list()] for channel in channels]
     return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in range(records.height)]
