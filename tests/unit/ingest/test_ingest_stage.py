@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from biollm.core.alphabets import reverse_complement
 from biollm.core.errors import DataError
 from biollm.core.job import Job
+from biollm.ingest import genome
 from biollm.ingest.config import Config
 from biollm.ingest.stage import run
 from biollm.modeling.corpus import read_records, read_tracks
@@ -46,12 +46,14 @@ def test_windows_are_the_sequence_cut_in_order_and_the_tail_is_counted(tmp_path:
     assert table["sequence"].to_list() == [sequence[i : i + 20] for i in range(0, 240, 20)]
     assert table["id"].to_list()[:2] == ["chr1:0-20", "chr1:20-40"]
     assert (table["end"] - table["start_0based"]).unique().to_list() == [20]
-    assert facts["dropped"] == {"near_another_split": 0, "shorter_than_window": 1, "too_many_unknown_bases": 0}
+    assert facts["dropped"] == {"shorter_than_window": 1, "too_many_unknown_bases": 0}
 
 
 def test_every_window_is_kept_or_counted_as_dropped(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
     contigs = {"a": dna(300, 1) + "N" * 50 + dna(205, 2), "short": "ACGT", "b": dna(400, 3)}
-    _, facts = ingest(tmp_path, fasta_text(contigs), stride_bases=7, split={"block_bases": 60, "gap_bases": 30})
+    _, facts = ingest(
+        tmp_path, fasta_text(contigs), stride_bases=7, split={"block_bases": 60, "gap_bases": 30}, duplicates={"exact": "keep"}
+    )
     starts = sum(-(-len(sequence) // 7) for sequence in contigs.values())
     assert sum(facts["records"].values()) + sum(facts["dropped"].values()) == starts
     assert all(count > 0 for count in facts["dropped"].values())
@@ -132,24 +134,157 @@ def test_a_missing_track_value_is_null_and_never_nan_or_zero(tmp_path: Path, dna
     assert len(first) == 20
 
 
-@given(st.integers(2, 40), st.data())
-def test_label_coverage_does_not_depend_on_how_features_are_cut(
-    tmp_path_factory: pytest.TempPathFactory, length: int, data: st.DataObject
+def test_duplicates_are_dropped_listed_and_their_blocks_stay_in_one_split(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
+    sequence = dna(1200, 1)
+    copied = sequence[:20] + dna(580, 2) + reverse_complement(sequence[20:40]) + dna(600, 3)  # both in blocks of their own
+    table, facts = ingest(tmp_path, fasta_text({"a": sequence, "b": copied}))
+    dropped = pl.read_parquet(tmp_path / "dropped.parquet").filter(reason="duplicate").sort("id")
+    assert dropped.select("id", "kept_id").rows() == [("b:0-20", "a:0-20"), ("b:600-620", "a:20-40")]
+    assert facts["dropped"]["duplicate"] == 2
+    split_of = {
+        contig: dict(rows.select(pl.col("start_0based") // 60, "split").iter_rows()) for (contig,), rows in table.group_by("contig")
+    }
+    assert split_of["a"][0] == split_of["b"][0] == split_of["b"][10]
+
+
+def test_one_worker_and_four_gzip_and_plain_and_parts_give_the_same_records(
+    tmp_path: Path, dna: Dna, fasta_text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from biollm.ingest.stage import _label_coverage  # the pure part: the stage would need hundreds of whole corpora
+    text = fasta_text({f"c{i}": dna(300 + 40 * i, i) for i in range(12)})
+    tables = []
+    for name, workers, part in (("one", 1, 10**6), ("four", 4, 10**6), ("parts", 3, 25)):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(genome, "usable_cores", lambda workers=workers: workers)
+        monkeypatch.setattr(genome, "_PART_WINDOWS", part)
+        tables.append(ingest(tmp_path / name, text, tracks=[{"name": "cpg", "kind": "cpg_observed_expected", "window_bases": 8}])[0])
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    assert len(list((tmp_path / "parts" / "records.parquet").glob("part-*.parquet"))) > 3
+    assert (tmp_path / "one" / "records.parquet").read_bytes() == (tmp_path / "four" / "records.parquet").read_bytes()
 
-    folder = tmp_path_factory.mktemp("cut")
-    spans = data.draw(
-        st.lists(st.tuples(st.integers(1, length), st.integers(1, length)).map(lambda p: (min(p), max(p))), min_size=1, max_size=4)
-    )
-    (folder / "a.fa").write_text(f">c\n{'A' * length}\n")
-    (folder / "a.gff").write_text("".join(f"c\tx\tCDS\t{a}\t{b}\t.\t+\t.\tI\n" for a, b in spans))
-    config = Config.model_validate(
-        {"sources": [{"name": "s", "sequences": "a.fa", "annotation": "a.gff"}], "labels": [{"name": "l", "feature": "CDS"}]}
-    )
-    job = Job(config=config, seed=0, inputs={}, out=folder, work=folder, logs=folder, recipe_folder=folder, base_model="none")
-    from biollm.ingest.fasta import read_dna
 
-    covered = _label_coverage(job, config.sources[0], read_dna([folder / "a.fa"]))["l"]["c"]
-    naive = [any(a - 1 <= position < b for a, b in spans) for position in range(length)]
-    assert np.diff(covered).tolist() == naive
+def test_parts_that_a_killed_run_finished_are_not_written_again(
+    tmp_path: Path, dna: Dna, fasta_text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = fasta_text({f"c{i}": dna(600, i) for i in range(6)})
+    (tmp_path / "whole").mkdir()
+    monkeypatch.setattr(genome, "_PART_WINDOWS", 25)
+    whole, _ = ingest(tmp_path / "whole", text)
+    write, written = genome._write_part, []
+
+    def killed(contigs: Any, path: Path, *rest: Any) -> None:
+        if len(written) == 2 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(contigs, path, *rest)
+
+    monkeypatch.setattr(genome, "_write_part", killed)
+    monkeypatch.setattr(genome, "usable_cores", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path, text)
+    (tmp_path / "again").touch()
+    table, _ = ingest(tmp_path, text)
+    assert len(written) == len(set(written)) == 6
+    assert table.equals(whole)
+
+
+def test_a_measured_track_of_a_bedgraph_is_turned_with_its_window(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
+    sequence = dna(400, 5)
+    (tmp_path / "s.bedgraph").write_text("".join(f"c\t{i}\t{i + 1}\t{i}\n" for i in range(400) if i % 7))
+    tracks = [{"name": "s", "kind": "sites", "files": "s.bedgraph", "sites": {"format": "bedgraph"}}]
+    table, facts = ingest(tmp_path, fasta_text({"c": sequence}), tracks=tracks, strands="both")
+    for row in table.iter_rows(named=True):
+        places = list(range(row["start_0based"], row["end"]))
+        places = places if row["strand"] == "+" else places[::-1]
+        assert row["track_s"] == [float(i) if i % 7 else None for i in places]
+        assert row["coverage_s"] == [None] * 20
+    assert facts["site_tracks"][0]["sites"] == sum(1 for i in range(400) if i % 7)
+
+
+def test_sites_of_other_coordinates_are_refused_with_the_shift_that_fits(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
+    sequence = dna(2000, 6)
+    rows = [f"c\t{i}\t{i}\t50.0\t5\t5\n" for i, base in enumerate(sequence) if base == "C"]  # from 0, in a format that counts from 1
+    (tmp_path / "m.cov").write_text("".join(rows[1:]))
+    tracks = [{"name": "m", "kind": "sites", "files": "m.cov", "sites": {"format": "bismark_cov"}}]
+    with pytest.raises(DataError, match=r"track 'm' \(m\.cov\).*would lie right shifted by \+1.*declare coordinates: 0"):
+        ingest(tmp_path, fasta_text({"c": sequence}), tracks=tracks)
+
+
+def test_a_label_against_another_annotation_leaves_the_rest_unlabelled(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
+    (tmp_path / "te.bed").write_text("c\t0\t20\nc\t100\t140\n")
+    (tmp_path / "gene.bed").write_text("c\t20\t40\nc\t100\t140\n")
+    labels = [{"name": "te", "intervals": "te.bed", "against": "gene.bed"}]
+    table, facts = ingest(tmp_path, fasta_text({"c": dna(260, 1)}), labels=labels)
+    assert table["label_te"].to_list() == [1, 0] + [None] * 11
+    assert sum(facts["unlabelled"]["te"].values()) == 11
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ({"by": "contig"}, lambda t: t.group_by("contig").agg(pl.col("split").n_unique())["split"].max() == 1),
+        (
+            {"by": "given", "contigs": {"test": ["c1"], "validation": ["c2", "c3"]}},
+            lambda t: set(t.filter(contig="c1")["split"]) == {"test"},
+        ),
+        ({"by": "random"}, lambda t: t.group_by("contig").agg(pl.col("split").n_unique())["split"].min() > 1),
+        ({"by": "similarity"}, lambda t: t["group"].n_unique() == t.height),
+    ],
+)
+def test_windows_are_split_as_the_recipe_says(
+    tmp_path: Path, dna: Dna, fasta_text: Text, split: dict[str, Any], wanted: Callable[[pl.DataFrame], bool]
+) -> None:
+    contigs = {f"c{i}": dna(900, i) for i in range(8)}
+    table, facts = ingest(tmp_path, fasta_text(contigs), split=split)
+    assert wanted(table)
+    assert facts["split_by"] == split["by"]
+
+
+def _table(folder: Path, rows: list[str], **read: Any) -> dict[str, Any]:
+    (folder / "t.csv").write_text("name,seq,active,donor,set\n" + "".join(f"{row}\n" for row in rows))
+    options = {"sequence": "seq", "id": "name", "labels": {"active": "active"}} | read
+    return {"modality": "protein", "sources": [{"name": "t", "records": "t.csv", "read": options}]}
+
+
+def _peptides(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 20)) for _ in range(count)]
+
+
+def run_records(folder: Path, config: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, Any]]:
+    settings = Config.model_validate(config)
+    job = Job(config=settings, seed=1, inputs={}, out=folder, work=folder, logs=folder, recipe_folder=folder, base_model="none")
+    facts = run(job)
+    return read_records(folder), facts
+
+
+def test_a_labelled_table_keeps_its_groups_together(tmp_path: Path) -> None:
+    rows = [f"p{i},{sequence},{i % 2},d{i // 5}," for i, sequence in enumerate(_peptides(200))]
+    table, facts = run_records(tmp_path, _table(tmp_path, rows, group="donor"))
+    assert table.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert facts["split_by"] == "group"
+    assert facts["records"] == {split: int((table["split"] == split).sum()) for split in ("train", "validation", "test")}
+    assert sum(facts["positives"]["active"].values()) == 100
+
+
+def test_equal_records_with_two_labels_are_refused_and_equal_ones_dropped(tmp_path: Path) -> None:
+    peptides = _peptides(60)
+    rows = [f"p{i},{sequence},{i % 2},," for i, sequence in enumerate(peptides)]
+    table, facts = run_records(tmp_path, _table(tmp_path, [*rows, f"again,{peptides[3]},1,,"]))
+    assert facts["dropped"]["duplicate"] == 1
+    assert "again" not in table["id"].to_list()
+    with pytest.raises(DataError, match=r"1 sequences .* different values of 'active', first those of records 'p3' and 'again'"):
+        run_records(tmp_path, _table(tmp_path, [*rows, f"again,{peptides[3]},0,,"]))
+
+
+def test_given_splits_that_leak_stop_the_run_unless_a_reason_is_given(tmp_path: Path) -> None:
+    peptides = _peptides(90)
+    rows = [f"p{i},{sequence},{i % 2},,{('train', 'validation', 'test')[i % 3]}" for i, sequence in enumerate(peptides)]
+    rows.append(f"leak,{peptides[0]},0,,test")
+    config = _table(tmp_path, rows, split="set") | {"duplicates": {"exact": "keep"}}
+    with pytest.raises(DataError, match=r"(?s)the splits leak.*leakage: \{allow:"):
+        run_records(tmp_path, config)
+    reason = "the published split is kept for comparison"
+    _, facts = run_records(tmp_path, config | {"audit": {"leakage": {"allow": reason}}})
+    assert facts["audit"]["allowed"] == reason
+    assert facts["audit"]["verdict"] == "leaks"

@@ -1,0 +1,65 @@
+"""Corpora whose records are there already: tables, FASTA of proteins, texts, cells, reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from biollm.core.errors import DataError
+from biollm.core.job import Job
+from biollm.core.progress import progress
+from biollm.ingest.config import Config, SourceConfig
+from biollm.ingest.reads.records import read_records as read_bam
+from biollm.ingest.records.read import read_records
+
+
+@dataclass(frozen=True)
+class Examples:
+    """table: id, source, sequence, and group, split, labels, covariates, places and tracks as far as the sources have them."""
+
+    table: pl.DataFrame
+    dropped: Counter[str]
+    dropped_rows: pl.DataFrame
+    sources: dict[str, Any]
+
+
+def read_examples(job: Job[Config]) -> Examples:
+    """The records of all sources, in the order of the recipe. Raises DataError as the readers do, and for an id that two sources have."""
+    tables, dropped, rows, sources = list[pl.DataFrame](), Counter[str](), list[pl.DataFrame](), dict[str, Any]()
+    for source in progress(job.config.sources, "reading", unit="source"):
+        table, counts, left_out = _reads(job, source) if source.kind == "reads" else _records(job, source)
+        tables.append(table.with_columns(pl.lit(source.name).alias("source")))
+        dropped.update(counts)
+        rows.append(left_out)
+        sources[source.name] = {"records": table.height, "residues": int(table["sequence"].str.len_chars().sum())}
+    try:
+        table = pl.concat(tables, how="diagonal")
+    except pl.exceptions.SchemaError as error:
+        raise DataError(f"the sources disagree on a column: {str(error).splitlines()[0]}; give it one type in all of them") from None
+    if (twice := table.filter(pl.col("id").is_duplicated())).height:
+        name = twice["id"][0]
+        where = twice.filter(pl.col("id") == name)["source"].to_list()
+        raise DataError(f"record id '{name}' stands in the sources {where}; ids must differ over all sources: rename or remove one")
+    return Examples(table, dropped, pl.concat(rows), sources)
+
+
+def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, Counter[str], pl.DataFrame]:
+    assert source.records is not None
+    found = read_records(job.files(source.records), source.read, job.config.modality)
+    rows = found.dropped.select("id", "reason", pl.lit(None, dtype=pl.String).alias("kept_id"))
+    return found.frame, Counter(found.counts), rows
+
+
+def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, Counter[str], pl.DataFrame]:
+    assert source.reads is not None
+    batches, counts, options = list[pl.DataFrame](), Counter[str](), source.read_bam
+    if options.reference:
+        options = options.model_copy(update={"reference": str(job.files(options.reference)[0])})
+    for file in job.files(source.reads):
+        reads = read_bam(file, options)
+        batches += list(reads)
+        counts.update({key.removeprefix("dropped_"): number for key, number in reads.counts.items() if key.startswith("dropped_")})
+    return pl.concat(batches), counts, pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})
