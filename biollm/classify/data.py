@@ -14,9 +14,9 @@ import polars as pl
 
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.core.errors import DataError
+from biollm.corpus.columns import LABEL, SPLITS
+from biollm.corpus.records import column_names
 
-SPLITS = ("train", "validation", "test")
-_LABEL = "label_"
 # Fewer rows of a class can neither be fitted nor ranked with any meaning.
 _MIN_PER_CLASS = 2
 _SHOWN_IDS = 5
@@ -31,6 +31,7 @@ class Dataset:
     groups: list[str]
     split: list[str]
     positive: BoolArray
+    unlabelled: frozenset[str] = frozenset()  # ids of records for which the question has no answer; they are in nothing else here
 
     def mask(self, *splits: str) -> BoolArray:
         """True for the records of these splits."""
@@ -49,24 +50,26 @@ class Dataset:
 
 
 def load_dataset(path: Path, label: str) -> Dataset:
-    """Read the corpus and the column `label_<label>`.
+    """Read the corpus and the column `label_<label>`. Records without a label (null) are left out.
 
     Raises DataError if the label is unknown, a label is not 0 or 1, a split lacks one of the classes, or all test records are
     in one group (then nothing says how far the scores would vary).
     """
-    column = _LABEL + label
-    existing = [name.removeprefix(_LABEL) for name in pl.read_parquet_schema(path) if name.startswith(_LABEL)]
+    column = LABEL + label
+    existing = [name.removeprefix(LABEL) for name in column_names(path) if name.startswith(LABEL)]
     if label not in existing:
         raise DataError(
             f"{path}: classify.label is '{label}', but there is no column '{column}'; the labels of this corpus are: "
             f"{', '.join(existing) or 'none'}; name one of them, or add it under ingest.labels"
         )
     table = pl.read_parquet(path, columns=["id", "sequence", "group", "split", column])
-    unlabelled = table.filter(~pl.col(column).is_in([0, 1]).fill_null(False))
-    if len(unlabelled):
+    unlabelled = frozenset(table.filter(pl.col(column).is_null())["id"].to_list())
+    table = table.drop_nulls(column)
+    strange = table.filter(~pl.col(column).is_in([0, 1]))
+    if len(strange):
         raise DataError(
-            f"{path}: {len(unlabelled)} records have no 0 or 1 in '{column}': {_some(unlabelled['id'].to_list())}; "
-            "expected 0 or 1 for each; label them or drop them in ingest"
+            f"{path}: {len(strange)} records have no 0 or 1 in '{column}': {_some(strange['id'].to_list())}; "
+            "expected 0, 1 or nothing for each; correct them"
         )
     dataset = Dataset(
         ids=table["id"].to_list(),
@@ -74,17 +77,20 @@ def load_dataset(path: Path, label: str) -> Dataset:
         groups=table["group"].to_list(),
         split=table["split"].to_list(),
         positive=table[column].to_numpy().astype(bool),
+        unlabelled=unlabelled,
     )
     _check_splits(dataset, path, column)
     return dataset
 
 
-def load_embeddings(path: Path, ids: list[str]) -> FloatArray:
-    """The embedding of each id, (ids, dimensions), in their order.
+def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset()) -> FloatArray:
+    """The embedding of each id, (ids, dimensions), in their order. Those of unlabelled records are left out.
 
-    Raises DataError if the ids of the file are not these ids, each once, or a value is not finite.
+    Raises DataError if the other ids of the file are not these ids, each once, or a value is not finite.
     """
     table = pl.read_parquet(path, columns=["id", "embedding"])
+    if unlabelled:
+        table = table.filter(~pl.col("id").is_in(unlabelled))
     _check_ids(path, table["id"].to_list(), ids)
     order = _positions(table["id"].to_list(), ids)
     vectors = table["embedding"].to_numpy().astype(np.float64)[order]

@@ -13,7 +13,7 @@ import polars as pl
 from biollm.classify.baselines import kmer_frequencies, majority_scores
 from biollm.classify.compare import compare_rows
 from biollm.classify.config import Config
-from biollm.classify.data import SPLITS, Dataset, load_dataset, load_embeddings, load_predictions
+from biollm.classify.data import Dataset, load_dataset, load_embeddings, load_predictions
 from biollm.classify.heads import HEADS, Examples, Head
 from biollm.classify.metrics import BoolArray, FloatArray, Resamples, bootstrap, measure_once, resample_groups, roc_points
 from biollm.classify.rows import KMERS, RowPlan, ScoredRow, plan_rows
@@ -22,6 +22,9 @@ from biollm.core.files import write_json
 from biollm.core.job import Job
 from biollm.core.progress import progress
 from biollm.core.seeding import derive_seed, generator
+from biollm.corpus.columns import LABEL, RECORDS, SPLITS
+from biollm.corpus.options import AuditOptions
+from biollm.corpus.records import audit_records
 
 _ROC_POINTS = 200
 
@@ -29,9 +32,10 @@ _ROC_POINTS = 200
 def run(job: Job[Config]) -> dict[str, Any]:
     """Write scores.json, roc.json, predictions.parquet and heads/; return score table, comparisons and verdict."""
     config = job.config
-    dataset = load_dataset(job.input("ingest") / "records.parquet", config.label)
+    dataset = load_dataset(job.input("ingest") / RECORDS, config.label)
+    leakage = _audit(job)
     titles = _set_titles(job)
-    embeddings = {name: load_embeddings(job.input("embed") / f"{name}.parquet", dataset.ids) for name in titles}
+    embeddings = {name: load_embeddings(job.input("embed") / f"{name}.parquet", dataset.ids, dataset.unlabelled) for name in titles}
     features = embeddings | {KMERS: kmer_frequencies(dataset.sequences, config.kmer)}
     finetuned = _load_finetuned(job, dataset)
     plans = plan_rows(titles, config.heads, config.kmer, config.embeddings_plus_kmers, list(finetuned))
@@ -55,6 +59,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         "verdict_parts": {"adaptation": verdict.adaptation, "against_baselines": verdict.against_baselines},
         "rows": [row.facts() for row in rows],
         "comparisons": [comparison.facts() for comparison in comparisons],
+        "leakage": leakage,
         "splits": {split: _split_facts(dataset.only(split)) for split in SPLITS},
         "bootstrap": {
             "resampled": "groups of the test split, with replacement",
@@ -76,6 +81,13 @@ def run(job: Job[Config]) -> dict[str, Any]:
 def _set_titles(job: Job[Config]) -> dict[str, str]:
     """The embedding sets and their names for people."""
     return {name: facts.get("title", name) for name, facts in job.facts_of("embed")["sets"].items()}
+
+
+def _audit(job: Job[Config]) -> dict[str, Any]:
+    """The leak audit of the records with this label, under the recipe's tolerances. Raises DataError for leaks beyond them."""
+    options = AuditOptions.model_validate(job.inputs["ingest"].manifest.config.get("audit", {}))
+    options = options.model_copy(update={"modality": job.facts_of("ingest").get("modality", "dna")})
+    return audit_records(job.input("ingest") / RECORDS, options, LABEL + job.config.label)
 
 
 def _load_finetuned(job: Job[Config], dataset: Dataset) -> dict[str, FloatArray]:

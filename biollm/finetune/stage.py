@@ -12,6 +12,7 @@ from torch import nn
 from biollm.core.files import read_json, write_json
 from biollm.core.job import Job
 from biollm.core.seeding import derive_seed
+from biollm.corpus.columns import LABEL
 from biollm.finetune.config import Config, MethodConfig
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
@@ -27,8 +28,8 @@ _SCORED = ("validation", "test")
 
 def run(job: Job[Config]) -> dict[str, Any]:
     config, source = job.config, job.input("pretrain")
-    records = read_records(job.input("ingest"))
-    column = f"label_{config.label}"
+    column = LABEL + config.label
+    records = read_records(job.input("ingest")).drop_nulls(column)
     encoder = Encoder(source)
     spec = read_spec(source)
     examples = encode_corpus(records, encoder, spec, column)

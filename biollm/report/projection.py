@@ -24,7 +24,7 @@ class EmbeddingMap:
 
 def sample_records(records: Path, label: str, limit: int, seed: int) -> pl.DataFrame:
     """id, source, label of at most `limit` records, in corpus order; the same ones for every set and every run with this seed."""
-    table = pl.read_parquet(records, columns=["id", "source", f"label_{label}"]).rename({f"label_{label}": "label"})
+    table = pl.read_parquet(records, columns=["id", "source", f"label_{label}"]).rename({f"label_{label}": "label"}).drop_nulls("label")
     kept = generator(seed, "report", "map").permutation(table.height)[:limit]
     return table[sorted(kept.tolist())]
 

@@ -33,7 +33,7 @@ def sections(facts: Facts, maps: dict[str, EmbeddingMap]) -> list[Section]:
     """All sections that the facts allow, in reading order."""
     builders: list[Callable[[Facts], Section | None]] = [
         _scores, _comparisons, _roc, lambda f: _maps(f, maps), vocabulary, new_rows, _fusion, _training, _finetuning, _data,
-        _provenance,
+        _leakage, _provenance,
     ]  # fmt: skip
     built = (build(facts) for build in builders)
     return [section for section in built if section is not None]
@@ -229,16 +229,42 @@ def _data(facts: Facts) -> Section:
     splits = [(name, facts["scores"]["splits"][name]) for name in ("train", "validation", "test")]
     split_rows = [Row([name, count(entry["records"]), count(entry["positives"]), count(entry["groups"])]) for name, entry in splits]
     split_columns = [Column("split", False), Column("records"), Column(facts["scores"]["label"]), Column("groups")]
-    source_rows = [Row([name, count(entry["contigs"]), count(entry["bases"])]) for name, entry in ingest["sources"].items()]
+    counted = [name for name in ("contigs", "bases", "records", "residues") if any(name in entry for entry in ingest["sources"].values())]
+    source_rows = [Row([name, *(count(entry[key]) for key in counted)]) for name, entry in ingest["sources"].items()]
     dropped = [Row([_DROP_REASONS.get(reason, reason.replace("_", " ")), count(number)]) for reason, number in ingest["dropped"].items()]
     tables = [
         Table("Records per split", split_columns, split_rows, [source, source_of(facts, "classify")]),
-        Table("Sources", [Column("source", False), Column("contigs"), Column("bases")], source_rows, [source]),
+        Table("Sources", [Column("source", False), *map(Column, counted)], source_rows, [source]),
         Table("Dropped records", [Column("reason", False), Column("records")], dropped or [Row(["none", count(0)])], [source]),
     ]
+    if ingest.get("site_tracks"):
+        columns = [Column("track", False), Column("on", False), Column("sites"), Column("on another base")]
+        rows = [
+            Row([track["name"], track["source"], count(track["sites"]), count(track["sites_on_another_base"])])
+            for track in ingest["site_tracks"]
+        ]
+        tables.append(Table("Measured tracks", columns, rows, [source]))
     return Section(
         "data", "The data", ["Splits are disjoint by group. Every record that was left out is counted with its reason."], tables=tables
     )
+
+
+def _leakage(facts: Facts) -> Section:
+    """What the audit found among the records that the heads were fitted and scored on."""
+    leakage, source = facts["scores"]["leakage"], source_of(facts, "classify")
+    sentence = {
+        "clean": "The leak audit found nothing that would flatter the scores.",
+        "warnings": "The leak audit found no leak beyond the declared tolerances; what it noticed is listed.",
+        "leaks": "The splits leak: read the scores as too good.",
+    }[leakage["verdict"]]
+    text = [sentence]
+    if "allowed" in leakage:
+        text.append(f"Leaks were allowed by the recipe, for this reason: {leakage['allowed']}")
+    if leakage["rows_audited"] < leakage["rows_of_corpus"]:
+        text.append(f"A sample of {count(leakage['rows_audited'])} of {count(leakage['rows_of_corpus'])} records was looked at.")
+    rows = [Row([finding["severity"], finding["kind"].replace("_", " "), finding["sentence"]]) for finding in leakage["findings"]]
+    columns = [Column("severity", False), Column("kind", False), Column("what was found", False)]
+    return Section("leakage", "Leak audit", text, tables=[Table("Findings", columns, rows or [Row(["", "none", ""])], [source])])
 
 
 def _provenance(facts: Facts) -> Section:

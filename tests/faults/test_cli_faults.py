@@ -129,7 +129,7 @@ def test_missing_package(biollm: Biollm, tmp_path: Path, tiny_recipe: TinyRecipe
     [
         (">p\nMKVLATTLLQEFPWLGRSI\n", "line 2: record 'p' holds 'L' at position 4"),
         (">chrI\nACGT\n>chrI\nACGT\n", "record id 'chrI' stands twice"),
-        (">chrIX\n" + "ACGT" * 500 + "\n", "annotates chrI, chrII, but the FASTA holds chrIX; no name in common"),
+        (">chrIX\n" + "ACGT" * 500 + "\n", "annotates chrI, chrII, but the sequences are chrIX; no name in common"),
         (">chrI\n" + "ACGT" * 20 + "\n", "ends at 701, but sequence 'chrI' has 80 bases; the annotation belongs to another assembly"),
         ("", "holds no FASTA record"),
     ],
@@ -151,7 +151,7 @@ def test_damaged_gzip(biollm: Biollm, tmp_path: Path, tiny_recipe: TinyRecipe, o
     (tmp_path / "one.fa.gz").write_bytes(
         whole[:middle] if damage == "truncated" else whole[:30] + bytes(b ^ 0xFF for b in whole[30:60]) + whole[60:]
     )
-    assert "one.fa.gz: not a whole FASTA file: " in the_line(biollm("ingest", recipe, "--out", out), "DataError")
+    assert "one.fa.gz: the compressed file is damaged or cut off: " in the_line(biollm("ingest", recipe, "--out", out), "DataError")
 
 
 def test_vocabulary_that_the_corpus_cannot_fill(biollm: Biollm, finished: tuple[Path, Path]) -> None:

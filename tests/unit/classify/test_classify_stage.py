@@ -146,7 +146,7 @@ def _not_finite(table: pl.DataFrame) -> pl.DataFrame:
     ("options", "message"),
     [
         ({"config": {"label": "exon"}}, r"records.parquet: classify.label is 'exon'.*'label_exon'.*are: coding; name one"),
-        ({"records": _label(pl.lit(None), pl.col("id") == "r7")}, r"1 records have no 0 or 1 in 'label_coding': r7; expected 0 or 1"),
+        ({"records": _label(pl.lit(3), pl.col("id") == "r7")}, r"1 records have no 0 or 1 in 'label_coding': r7; expected 0, 1 or nothing"),
         ({"records": _label(pl.lit(2), pl.col("id").is_in([f"r{i}" for i in range(9)]))}, r"9 records .*: r0, r1, r2, r3, r4 and 4 more"),
         ({"records": _label(pl.lit(1), pl.col("split") == "validation")}, r"the validation split has 80 records with label_coding"),
         ({"records": lambda t: t.filter(pl.col("split") != "test")}, r"the test split has 0 records .* 0 with 0; .* bring"),
@@ -176,3 +176,11 @@ def test_the_terminal_table_marks_baselines_and_ends_with_the_verdict(classify_j
     assert any("pretrain + logistic" in line and "ours" in line for line in lines)
     assert "Adaptation helped" in text
     assert "\x1b" not in text
+
+
+def test_records_without_a_label_are_left_out_of_everything(classify_job: ClassifyJob) -> None:
+    """Their embeddings are there all the same; the scores are those of the others."""
+    records = _label(pl.lit(None, dtype=pl.Int8), pl.col("id").is_in(["r7", "r200"]))
+    facts = run(classify_job(records=records))
+    assert sum(entry["records"] for entry in facts["splits"].values()) == 318
+    assert facts["leakage"]["rows_audited"] == 320

@@ -88,7 +88,7 @@ def test_the_verdict_and_every_section_are_in_the_page(report_job: ReportJob) ->
     assert job.facts_of("classify")["verdict"] in text
     assert "Fly & yeast" in text
     assert facts["figures"] == _FIGURES
-    assert len(facts["sections"]) == 11
+    assert len(facts["sections"]) == 12
     for shown in (
         "4.31",
         "25,000",
