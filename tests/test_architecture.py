@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from biollm.core.files import sha256_file
 from biollm.stages import BY_NAME, STAGES, Run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "biollm"
-SHARED = {"core": set(), "modeling": {"core"}, "training": {"core", "modeling"}}
+SHARED = {"core": set(), "corpus": {"core"}, "modeling": {"core", "corpus"}, "training": {"core", "corpus", "modeling"}}
 TOP = {"cli", "stages", "doctor", "workflow", "__init__", "__main__"}
 RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 
@@ -47,7 +50,7 @@ def test_a_room_imports_only_the_rooms_that_it_may(file: Path) -> None:
         assert "cli" not in ours or room == "__main__"
 
 
-@pytest.mark.parametrize("room", [stage.name for stage in STAGES if "modeling" not in stage.rooms] + ["core"])
+@pytest.mark.parametrize("room", [stage.name for stage in STAGES if "modeling" not in stage.rooms] + ["core", "corpus"])
 def test_core_and_the_tabular_stages_never_import_torch(room: str) -> None:
     for file in (PACKAGE / room).rglob("*.py"):
         roots = {name.split(".")[0] for name in imports_of(file)}
@@ -107,3 +110,21 @@ def test_ci_runs_only_what_the_readme_has() -> None:
     made = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
     assert "make test" in made
     assert all(f"`{line}`" in readme or f"\n{line}" in readme for line in made)
+
+
+def test_every_recipe_in_the_ingest_guide_is_one() -> None:
+    from biollm.ingest.config import Config
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ingest.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        Config.model_validate(yaml.safe_load(block))
+
+
+def test_the_registry_names_public_files_by_url_and_digest() -> None:
+    entries = yaml.safe_load((ROOT / "data" / "registry.yaml").read_text())
+    digests = {file.name: sha256_file(file) for file in (ROOT.parent / "shared" / "data").glob("*/*") if file.is_file()}
+    for entry in entries:
+        assert entry.keys() == {"name", "resource", "licence", "cite"}
+        url, digest = re.fullmatch(r"(https://\S+)#sha256=([0-9a-f]{64})", entry["resource"]).groups()  # type: ignore[union-attr]
+        assert digests.get(url.rsplit("/", 1)[1], digest) == digest
