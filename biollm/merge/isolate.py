@@ -282,7 +282,7 @@ def _normalisers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict
 def _start(bare: dict[str, Any], domains: list[Domain]) -> str:
     """What stands before a text while its sequences are marked.
 
-    Where it stays until the pre-tokenizer, it begins with a mark, which no text holds: the sign itself may stand in a text, before a sequence too.
+    Where it stays until the pre-tokenizer, it begins with a mark, which no text holds: the sign itself may stand in a text.
     """
     return domains[0].mark + START if _metaspace(bare) else START
 
