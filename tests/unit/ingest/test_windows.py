@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biollm.core.alphabets import canonical, reverse_complement
-from biollm.ingest.annotation import Intervals
+from biollm.ingest.annotation import Annotation, Intervals
 from biollm.ingest.config import Config
+from biollm.ingest.sites.config import SiteOptions
+from biollm.ingest.sites.join import sites_to_array
+from biollm.ingest.sites.read import read_sites
 from biollm.ingest.windows import Windows, plan_windows, read_windows, window_hashes
 
 
@@ -82,6 +86,25 @@ def test_regions_keep_the_windows_that_lie_inside_whole() -> None:
     found, dropped = planned(SEQUENCE, regions=np.array([[0, 25], [39, 61]]))
     assert [place[0] for place in found] == [0, 10, 40, 50]
     assert dropped["outside_the_regions"] == 6
+
+
+def test_places_beyond_two_to_the_31_are_exact(tmp_path: Path) -> None:
+    """A sparse file of 2.1 gigabases, of which only the end is written: windows, their letters, and sites in them."""
+    length, tail = 2**31 + 2000, "".join(np.random.default_rng(1).choice(list("ACGT"), 1000))
+    letters = np.memmap(tmp_path / "sparse", dtype=np.uint8, mode="w+", shape=(length,))
+    letters[-1000:] = np.frombuffer(tail.encode(), dtype=np.uint8)
+    begin = length - 1000
+    (tmp_path / "far.bed").write_text(f"c\t{begin}\t{begin + 40}\tx\t0\t-\n")
+    features = Annotation([tmp_path / "far.bed"]).on("c", length)
+    source = {"name": "s", "sequences": "x", "annotation": "y"}
+    config = Config.model_validate({"sources": [source], "window_bases": 20, "features": {"feature": "interval"}})
+    windows, _ = plan_windows(letters, config, features, None)
+    assert windows.starts.tolist() == [begin, begin + 20] > [2**31] * 2
+    assert read_windows(letters, windows).to_pylist() == [reverse_complement(tail[:20]), reverse_complement(tail[20:40])]
+    (tmp_path / "far.bedgraph").write_text(f"c\t{begin + 3}\t{begin + 4}\t7\n")
+    (sites,) = read_sites(tmp_path / "far.bedgraph", "bedgraph", SiteOptions())
+    levels, _ = sites_to_array(sites, begin, begin + 20)
+    assert np.flatnonzero(~np.isnan(levels)).tolist() == [3]
 
 
 @given(st.text("ACGTN", min_size=1, max_size=60), st.text("ACGTN", min_size=1, max_size=60))
