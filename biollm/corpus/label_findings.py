@@ -87,7 +87,7 @@ def _shortcuts(
     table: pl.DataFrame, name: str, classes: IntArray, encoded: Encoded, heads: IntArray, options: AuditOptions
 ) -> Iterator[Finding]:
     for column in _header_columns(table, options):
-        headers = table[column].cast(pl.String).fill_null("").to_list()
+        headers = _without_row_numbers(table[column].cast(pl.String).fill_null("")).to_list()
         yield from _shortcut(
             "header", f"the column '{column}'", shortcuts.predict(shortcuts.header_features(headers), classes, False), name
         )
@@ -131,6 +131,12 @@ def _header_columns(table: pl.DataFrame, options: AuditOptions) -> list[str]:
         if spelled.mean() > 0.9:  # type: ignore[operator]  # a table has rows
             headers.remove(column)
     return headers
+
+
+def _without_row_numbers(headers: pl.Series) -> pl.Series:
+    """Ids of the form <file>:<number>, each once, say the place in a file, which may be sorted: what is left of them is the file."""
+    files = headers.str.extract(r"^(.*):\d+$")
+    return headers if files.null_count() or headers.n_unique() < len(headers) else files
 
 
 def _as_numbers(labels: pl.Series) -> pl.Series:

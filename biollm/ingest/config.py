@@ -146,6 +146,9 @@ class DuplicateConfig(Section):
     exact: Literal["drop", "keep"] = Field(
         default="drop", description="drop all but the first, listed in dropped.parquet, or keep them together"
     )
+    conflicting: Literal["refuse", "drop"] = Field(
+        default="refuse", description="equal records with different labels: an error, or all of them dropped and listed"
+    )
     near: float | None = Field(
         default=None, gt=0, lt=1, description="drop records whose k-mer Jaccard index with a kept one is at least this"
     )

@@ -96,9 +96,11 @@ def _ingest_examples(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
         by = "given" if "split" in table.columns else "group" if "group" in table.columns else "random"
     groups = _group_examples(table, config, by, same)
     if config.duplicates.exact == "drop":
-        _refuse_conflicts(table, same)
-        kept = same == np.arange(len(same))
-        dropped.add(table["id"].filter(~kept), "duplicate", table["id"].gather(same[~kept]))
+        conflicting = _conflicting(table, same, refuse=config.duplicates.conflicting == "refuse")
+        dropped.add(table["id"].filter(conflicting), "conflicting_labels")
+        copies = (same != np.arange(len(same))) & ~conflicting
+        dropped.add(table["id"].filter(copies), "duplicate", table["id"].gather(same[copies]))
+        kept = ~(conflicting | copies)
         table, groups = table.filter(kept), groups.take(kept)
     if config.duplicates.near is not None:
         kept = _without_near(table.select("id", "sequence"), config, config.duplicates.near, dropped)
@@ -144,8 +146,12 @@ def _without_near(table: pl.DataFrame, config: Config, near: float, dropped: Dro
     return kept
 
 
-def _refuse_conflicts(table: pl.DataFrame, same: NDArray[np.int64]) -> None:
-    """Dropping all but the first of equal records would choose between their labels. Raises DataError naming two that disagree."""
+def _conflicting(table: pl.DataFrame, same: NDArray[np.int64], refuse: bool) -> Rows:
+    """Which records have an equal one with another label: dropping all but the first would choose between them. (rows,)
+
+    Raises DataError naming two that disagree, if they are to be refused.
+    """
+    found = np.zeros(table.height, dtype=bool)
     for label in (name for name in table.columns if name.startswith(LABEL)):
         values = table.select(pl.Series("first", same), "id", pl.col(label).alias("value")).drop_nulls("value")
         by_first = values.group_by("first", maintain_order=True).agg(
@@ -153,13 +159,16 @@ def _refuse_conflicts(table: pl.DataFrame, same: NDArray[np.int64]) -> None:
             pl.col("id").first(),
             pl.col("id").filter(pl.col("value") != pl.col("value").first()).first().alias("other"),
         )
-        if (conflicts := by_first.filter(pl.col("values") > 1)).height:
+        conflicts = by_first.filter(pl.col("values") > 1)
+        if refuse and conflicts.height:
             first = conflicts.row(0, named=True)
             raise DataError(
                 f"{conflicts.height} sequences stand in the data with different values of '{label.removeprefix(LABEL)}', first those of "
-                f"records '{first['id']}' and '{first['other']}'; correct the labels, or set ingest.duplicates.exact: keep (they then stay "
-                "in one split)"
+                f"records '{first['id']}' and '{first['other']}'; correct the labels, or set ingest.duplicates: conflicting: drop takes "
+                "all of them out, exact: keep keeps them in one split"
             )
+        found |= np.isin(same, conflicts["first"].to_numpy())
+    return found
 
 
 # --- splits ------------------------------------------------------------------------------------------------------------------

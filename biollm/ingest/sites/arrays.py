@@ -53,7 +53,7 @@ def read_manifest(file: Path, coordinates: int | None = None) -> pl.DataFrame:
 
 def _fields(lines: list[str], separator: str, file: Path, first_line: int) -> Iterator[list[str]]:
     try:
-        yield from csv.reader(lines, delimiter=separator)
+        yield from csv.reader(lines, delimiter=separator, strict=True)  # an open quote is an error, however long the field
     except csv.Error as error:
         raise DataError(f"{file}, the block from line {first_line}: not a table in quotes: {error}; is a quote left open?") from None
 

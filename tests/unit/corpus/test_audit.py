@@ -264,7 +264,16 @@ def test_ids_that_spell_out_the_window_are_no_header() -> None:
     rows = table(**columns).with_columns(id=pl.format("c:{}", "start_0based"))
     kinds = {finding.kind for finding in audit(rows, AuditOptions()).findings}
     assert "header_predicts_label" not in kinds
-    assert "header_predicts_label" in {f.kind for f in audit(rows.drop("contig", "start_0based", "end"), AuditOptions()).findings}
+    bare = rows.drop("contig", "start_0based", "end").with_columns(pl.col("id").str.replace(":", "_"))
+    assert "header_predicts_label" in {f.kind for f in audit(bare, AuditOptions()).findings}
+
+
+def test_ids_that_are_row_numbers_of_a_sorted_file_are_no_header_but_their_file_is() -> None:
+    labels = [int(i >= 100) for i in range(ROWS)]
+    sorted_file = table(label=labels).with_columns(id=pl.Series([f"all:{i + 2}" for i in range(ROWS)]))
+    two_files = table(label=labels).with_columns(id=pl.Series([f"{'neg' if i < 100 else 'pos'}:{i}" for i in range(ROWS)]))
+    assert "header_predicts_label" not in {finding.kind for finding in audit(sorted_file, AuditOptions()).findings}
+    assert "header_predicts_label" in {finding.kind for finding in audit(two_files, AuditOptions()).findings}
 
 
 def test_an_id_in_two_splits_is_a_warning() -> None:

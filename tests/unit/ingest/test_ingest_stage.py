@@ -279,6 +279,9 @@ def test_equal_records_with_two_labels_are_refused_and_equal_ones_dropped(tmp_pa
     assert "again" not in table["id"].to_list()
     with pytest.raises(DataError, match=r"1 sequences .* different values of 'active', first those of records 'p3' and 'again'"):
         run_records(tmp_path, _table(tmp_path, [*rows, f"again,{peptides[3]},0,,"]))
+    table, facts = run_records(tmp_path, _table(tmp_path, [*rows, f"again,{peptides[3]},0,,"]) | {"duplicates": {"conflicting": "drop"}})
+    assert facts["dropped"]["conflicting_labels"] == 2
+    assert not {"p3", "again"} & set(table["id"])
 
 
 def test_given_splits_that_leak_stop_the_run_unless_a_reason_is_given(tmp_path: Path) -> None:
