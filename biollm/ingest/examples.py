@@ -15,6 +15,8 @@ from biollm.ingest.config import Config, SourceConfig
 from biollm.ingest.reads.records import read_records as read_bam
 from biollm.ingest.records.read import read_records
 
+_DROPPED = "dropped_"  # what the readers' counts of left-out records begin with
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -32,9 +34,10 @@ def read_examples(job: Job[Config]) -> Examples:
     for source in progress(job.config.sources, "reading", unit="source"):
         table, counts, left_out = _reads(job, source) if source.kind == "reads" else _records(job, source)
         tables.append(table.with_columns(pl.lit(source.name).alias("source")))
-        dropped.update(counts)
+        dropped.update({key[len(_DROPPED) :]: number for key, number in counts.items() if key.startswith(_DROPPED)})
         rows.append(left_out)
-        sources[source.name] = {"records": table.height, "residues": int(table["sequence"].str.len_chars().sum())}
+        residues = int(table["sequence"].str.len_chars().sum())
+        sources[source.name] = {"records": table.height, "residues": residues, "counts": counts}
     try:
         table = pl.concat(tables, how="diagonal")
     except pl.exceptions.SchemaError as error:
@@ -46,14 +49,14 @@ def read_examples(job: Job[Config]) -> Examples:
     return Examples(table, dropped, pl.concat(rows), sources)
 
 
-def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, Counter[str], pl.DataFrame]:
+def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
     assert source.records is not None
     found = read_records(job.files(source.records), source.read, job.config.modality)
     rows = found.dropped.select("id", "reason", pl.lit(None, dtype=pl.String).alias("kept_id"))
-    return found.frame, Counter(found.counts), rows
+    return found.frame, {key.replace("dropped, ", _DROPPED): number for key, number in found.counts.items()}, rows
 
 
-def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, Counter[str], pl.DataFrame]:
+def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
     assert source.reads is not None
     batches, counts, options = list[pl.DataFrame](), Counter[str](), source.read_bam
     if options.reference:
@@ -61,5 +64,5 @@ def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, Counte
     for file in job.files(source.reads):
         reads = read_bam(file, options)
         batches += list(reads)
-        counts.update({key.removeprefix("dropped_"): number for key, number in reads.counts.items() if key.startswith("dropped_")})
-    return pl.concat(batches), counts, pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})
+        counts.update(reads.counts)
+    return pl.concat(batches), dict(counts), pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pysam
 import pytest
 
 from biollm.core.alphabets import reverse_complement
@@ -267,8 +269,31 @@ def test_a_labelled_table_keeps_its_groups_together(tmp_path: Path) -> None:
     table, facts = run_records(tmp_path, _table(tmp_path, rows, group="donor"))
     assert table.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
     assert facts["split_by"] == "group"
+    assert facts["dropped"] == {}
+    assert facts["sources"]["t"]["counts"]["read"] == 200
     assert facts["records"] == {split: int((table["split"] == split).sum()) for split in ("train", "validation", "test")}
     assert sum(facts["positives"]["active"].values()) == 100
+
+
+def test_reads_become_records_with_their_group_and_track(tmp_path: Path) -> None:
+    header = pysam.AlignmentHeader.from_dict({"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": "c", "LN": 10_000}]})
+    rng = np.random.default_rng(3)
+    with pysam.AlignmentFile(str(tmp_path / "r.bam"), "wb", header=header) as file:
+        for number in range(60):
+            read = pysam.AlignedSegment(header)
+            read.query_name, read.reference_id, read.reference_start = f"m{number // 2}", 0, 100 * number
+            read.query_sequence, read.cigarstring = "C" + "".join(rng.choice(list("AGT"), 39)), "40M"
+            read.flag, read.mapping_quality = 0, 60 if number else 1
+            read.query_qualities = None
+            read.set_tag("MM", "C+m?,0;")
+            read.set_tag("ML", array.array("B", [255 if number % 2 else 0]))
+            file.write(read)
+    table, facts = run_records(tmp_path, {"sources": [{"name": "r", "reads": "r.bam"}]})
+    assert facts["dropped"] == {"low_mapq": 1} or sum(facts["dropped"].values()) == 1
+    assert table.height == 59
+    assert table.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert {round(values[0]) for values in table["track_5mC"].to_list()} == {0, 1}
+    assert table["track_5mC"][0].null_count() == 39
 
 
 def test_equal_records_with_two_labels_are_refused_and_equal_ones_dropped(tmp_path: Path) -> None:
