@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,13 +19,13 @@ from biollm.core.errors import DataError
 
 try:  # twice as fast as the standard library; not on every platform
     from isal import igzip, isal_zlib
-except ImportError:  # pragma: no cover
+except ImportError:
     igzip = None
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _COMPRESSED = {".gz", ".bgz", ".bgzf", ".zst"}
-_DAMAGE: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, *((isal_zlib.error,) if igzip else ()))
+DAMAGE: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, *((isal_zlib.error,) if igzip else ()))
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 # Beginnings of files that are often taken for something else: what they are, by their first bytes.
@@ -58,7 +58,7 @@ def damage_named(file: Path) -> Iterator[None]:
     """Turn what the libraries raise for a damaged archive into a DataError that names the file."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"{file}: the compressed file is damaged or cut off: {error}; fetch or export it again") from None
 
 
@@ -165,6 +165,25 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and content of each line, without its ending. Raises as `read_blocks`."""
     for first, block in read_blocks(file, _READ_BYTES):
         yield from enumerate(block.decode().removesuffix("\n").split("\n"), start=first)
+
+
+def fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str | None, str]]:
+    """Line number of the header, header (without ">") and sequence of each record in FASTA lines, without white space around lines.
+
+    Text before the first header comes line by line, with None for a header: callers refuse it in their own words.
+    """
+    start, header, parts = 0, "", list[str]()
+    for number, line in lines:
+        if line.startswith(">"):
+            if start:
+                yield start, header, "".join(parts)
+            start, header, parts = number, line[1:].strip(), []
+        elif start:
+            parts.append(line.strip())
+        elif line.strip():
+            yield number, None, line.strip()
+    if start:
+        yield start, header, "".join(parts)
 
 
 def _check_text(file: Path, first: int, block: bytes) -> None:

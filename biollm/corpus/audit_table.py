@@ -17,7 +17,7 @@ from rich.table import Table
 
 from biollm.core.errors import ConfigError, DataError, storage_error
 from biollm.core.files import sync, write_json
-from biollm.core.streams import read_blocks, read_lines, suffix_of
+from biollm.core.streams import fasta_records, read_blocks, read_lines, suffix_of
 from biollm.corpus.audit import Audit, AuditOptions, audit, order_splits
 from biollm.corpus.sides import ROW_NAME
 
@@ -164,19 +164,11 @@ def _read_json_lines(file: Path) -> pl.DataFrame:
 def _read_fasta(file: Path, column: str) -> pl.DataFrame:
     headers: list[str] = []
     sequences: list[str] = []
-    parts: list[str] = []
-    for number, line in read_lines(file):
-        if line.startswith(">"):
-            if headers:
-                sequences.append("".join(parts))
-            headers.append(line[1:].strip())
-            parts = []
-        elif line.strip() and not headers:
+    for number, header, sequence in fasta_records(read_lines(file)):
+        if header is None:
             raise DataError(f"{file} line {number}: sequence before the first '>'; expected a FASTA file")
-        else:
-            parts.append(line.strip())
-    if headers:
-        sequences.append("".join(parts))
+        headers.append(header)
+        sequences.append(sequence)
     ids = [(header.split(maxsplit=1) or [""])[0] for header in headers]
     columns = {"id": ids, column: sequences} | ({"header": headers} if headers != ids else {})
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))

@@ -18,7 +18,7 @@ from typing import Any
 import dnaio
 
 from biollm.core.errors import DataError
-from biollm.core.streams import damage_named, open_binary, read_lines, suffix_of
+from biollm.core.streams import damage_named, fasta_records, open_binary, read_lines, suffix_of
 from biollm.ingest.annotation import FLAT
 from biollm.ingest.config import SequencePolicy
 from biollm.ingest.fasta import Contig, check_new_name, contig_of, read_contigs
@@ -93,18 +93,15 @@ def _fastq_records(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _gff_sequences(file: Path) -> Iterator[tuple[str, str]]:
-    name, parts, inside = "", list[str](), False
-    for _, line in read_lines(file):
+    lines = read_lines(file)
+    for _, line in lines:
         if line.startswith("##FASTA"):
-            inside = True
-        elif inside and line.startswith(">"):
-            if name:
-                yield name, "".join(parts)
-            name, parts = (line[1:].split(maxsplit=1) or [""])[0], []
-        elif inside:
-            parts.append(line.strip())
-    if name:
-        yield name, "".join(parts)
+            break
+    for number, header, sequence in fasta_records(lines):
+        if not header:
+            what = "a record has an empty id" if header == "" else "a sequence begins without '>id'"
+            raise DataError(f"{file} line {number}: {what} behind ##FASTA; give it one")
+        yield header.split(maxsplit=1)[0], sequence
 
 
 def _twobit_records(file: Path) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,6 @@ The form follows from the name, with or without .gz behind it:
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +19,16 @@ import polars as pl
 
 from biollm.core.alphabets import ALPHABETS, Alphabet, Modality
 from biollm.core.errors import ConfigError, DataError
+from biollm.core.streams import DAMAGE, suffix_of
 
 _FASTA = {".fa", ".fasta", ".fna", ".faa", ".ffn", ".frn"}
 _TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
 
 
-def _isal_faults() -> tuple[type[Exception], ...]:
-    """What dnaio's gzip reader raises for damaged data, where the platform has that reader."""
-    try:
-        from isal.isal_zlib import error
-    except ImportError:
-        return ()
-    return (cast(type[Exception], error),)
-
-
 _DAMAGED = (
     dnaio.exceptions.FileFormatError,
     dnaio.exceptions.UnknownFileFormat,
-    EOFError,
-    zlib.error,
-    *_isal_faults(),
-    gzip.BadGzipFile,
+    *DAMAGE,
     UnicodeDecodeError,
     pl.exceptions.PolarsError,
 )
@@ -109,7 +97,7 @@ def read_fasta(file: Path) -> Iterator[tuple[str, str]]:
 
 def _raw_sequences(file: Path, modality: Modality, column: str | None) -> Iterator[tuple[str, str]]:
     """Where a sequence stands, and the sequence as written."""
-    suffix = _suffix(file)
+    suffix = suffix_of(file)
     if suffix in _FASTA:
         for name, sequence in read_fasta(file):
             yield f"record '{name}'", sequence
@@ -172,15 +160,8 @@ def _open_text(file: Path, errors: str = "strict") -> IO[str]:
     return cast(IO[str], gzip.open(file, "rt", encoding="utf-8", errors=errors) if zipped else file.open(encoding="utf-8", errors=errors))
 
 
-def _suffix(file: Path) -> str:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
 def _form(file: Path) -> str:
-    suffix = _suffix(file)
+    suffix = suffix_of(file)
     if suffix in _FASTA:
         return "FASTA file (lines of the form '>id' followed by sequence)"
     return f"{suffix[1:].upper()} table" if suffix in _TABLES else "text file in UTF-8, one sequence per line"

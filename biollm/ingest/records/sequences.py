@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from biollm.core.streams import read_lines
+from biollm.core.streams import fasta_records, read_lines
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.source import Record, Source
 
@@ -27,21 +27,14 @@ def read_fasta(source: Source, options: RecordOptions) -> Iterator[Record]:
     Fields: `header` (whole), `description` (what follows the id), and what the header says as key=value or [key=value].
     Raises DataError for text before the first header, and a header without an id.
     """
-    start, header, lines = 0, "", list[str]()
-    for number, line in read_lines(source.path):
-        line = line.strip()
-        if line.startswith(">"):
-            if start:
-                yield _titled(start, header, "".join(lines), options)
-            start, header, lines = number, line[1:].strip(), []
-            if not header:
-                raise source.error("a record has no id ('>' and nothing behind it); give it one", number)
-        elif start:
-            lines.append(line)
-        elif line:
-            raise source.error(f"found {line[:20]!r}; a FASTA file begins with a header line, '>id'; remove what stands before it", number)
-    if start:
-        yield _titled(start, header, "".join(lines), options)
+    for number, header, sequence in fasta_records((number, line.strip()) for number, line in read_lines(source.path)):
+        if header is None:
+            raise source.error(
+                f"found {sequence[:20]!r}; a FASTA file begins with a header line, '>id'; remove what stands before it", number
+            )
+        if not header:
+            raise source.error("a record has no id ('>' and nothing behind it); give it one", number)
+        yield _titled(number, header, sequence, options)
 
 
 def read_fastq(source: Source, options: RecordOptions) -> Iterator[Record]:

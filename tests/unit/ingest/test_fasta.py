@@ -17,6 +17,7 @@ from biollm.core.resources import resolve_files
 from biollm.ingest import fasta
 from biollm.ingest.config import SequencePolicy
 from biollm.ingest.fasta import Contig, read_contigs
+from biollm.ingest.genomes import read_genome
 
 
 def read(files: list[Path], **policy: str) -> list[Contig]:
@@ -224,3 +225,16 @@ def test_any_layout_of_lines_reads_as_the_plain_way(tmp_path_factory: pytest.Tem
         patch.setattr(fasta, "_CHUNK_BYTES", data.draw(st.integers(1, 200)))
         found = [(contig.name, bytes(contig.sequence).decode()) for contig in read([file])]
     assert found == [(f"r{i}", sequence.upper().replace("U", "T")) for i, sequence in enumerate(sequences)]
+
+
+@pytest.mark.parametrize(
+    ("fasta", "message"),
+    [(">\nACGT\n", "line 3: a record has an empty id behind ##FASTA"), ("ACGT\n>a\nAC\n", "line 3: a sequence begins without '>id'")],
+)
+def test_a_sequence_without_a_name_behind_a_gff_is_refused(tmp_path: Path, fasta: str, message: str) -> None:
+    file, feature = tmp_path / "a.gff", "a\tx\tgene\t1\t2\t.\t+\t.\tID=g\n"
+    file.write_text(f"{feature}##FASTA\n>a b\nACGT\n>c\nGG\n")
+    assert [(c.name, bytes(c.sequence)) for c in read_genome([file], SequencePolicy())] == [("a", b"ACGT"), ("c", b"GG")]
+    file.write_text(f"{feature}##FASTA\n{fasta}")
+    with pytest.raises(DataError, match=message):
+        list(read_genome([file], SequencePolicy()))
