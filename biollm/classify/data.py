@@ -13,13 +13,12 @@ import numpy as np
 import polars as pl
 
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed
 from biollm.corpus.columns import LABEL, SPLITS
 from biollm.corpus.records import column_names
 
 # Fewer rows of a class can neither be fitted nor ranked with any meaning.
 _MIN_PER_CLASS = 2
-_SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def load_dataset(path: Path, label: str) -> Dataset:
     strange = table.filter(~pl.col(column).is_in([0, 1]))
     if len(strange):
         raise DataError(
-            f"{path}: {len(strange)} records have no 0 or 1 in '{column}': {_some(strange['id'].to_list())}; "
+            f"{path}: {len(strange)} records have no 0 or 1 in '{column}': {listed(strange['id'].to_list(), 5)}; "
             "expected 0, 1 or nothing for each; correct them"
         )
     dataset = Dataset(
@@ -96,7 +95,7 @@ def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = fro
     vectors = table["embedding"].to_numpy().astype(np.float64)[order]
     if broken := [ids[i] for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1))]:
         raise DataError(
-            f"{path}: the embeddings of {len(broken)} records hold NaN or infinity: {_some(broken)}; expected finite numbers; "
+            f"{path}: the embeddings of {len(broken)} records hold NaN or infinity: {listed(broken, 5)}; expected finite numbers; "
             "the model's training has probably diverged: lower its learning rate and run again"
         )
     return vectors
@@ -115,7 +114,7 @@ def load_predictions(path: Path, ids: list[str]) -> dict[str, FloatArray]:
         outside = rows.filter(~pl.col("score").is_between(0, 1).fill_null(False))
         if len(outside):
             raise DataError(
-                f"{path}: method '{method}' has {len(outside)} scores outside 0 to 1: {_some(outside['id'].to_list())}; "
+                f"{path}: method '{method}' has {len(outside)} scores outside 0 to 1: {listed(outside['id'].to_list(), 5)}; "
                 "expected probabilities; run the stage finetune again"
             )
         scores[method] = rows["score"].to_numpy().astype(np.float64)[_positions(rows["id"].to_list(), ids)]
@@ -142,18 +141,16 @@ def _check_splits(dataset: Dataset, path: Path, column: str) -> None:
 def _check_ids(path: Path, found: list[str], expected: list[str]) -> None:
     remedy = "run the stage that wrote it again, on this corpus"
     if missing := sorted(set(expected) - set(found)):
-        raise DataError(f"{path}: {len(missing)} of the {len(expected)} expected records are missing: {_some(missing)}; {remedy}")
+        raise DataError(f"{path}: {len(missing)} of the {len(expected)} expected records are missing: {listed(missing, 5)}; {remedy}")
     if unknown := sorted(set(found) - set(expected)):
-        raise DataError(f"{path}: holds {len(unknown)} ids that were not expected: {_some(unknown)}; expected ids of the corpus; {remedy}")
+        raise DataError(
+            f"{path}: holds {len(unknown)} ids that were not expected: {listed(unknown, 5)}; expected ids of the corpus; {remedy}"
+        )
     if len(found) != len(expected):
         repeated = sorted(id_ for id_, count in Counter(found).items() if count > 1)
-        raise DataError(f"{path}: {len(repeated)} ids stand more than once: {_some(repeated)}; expected each once; {remedy}")
+        raise DataError(f"{path}: {len(repeated)} ids stand more than once: {listed(repeated, 5)}; expected each once; {remedy}")
 
 
 def _positions(found: list[str], wanted: list[str]) -> list[int]:
     place = {id_: i for i, id_ in enumerate(found)}
     return [place[id_] for id_ in wanted]
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:_SHOWN_IDS]) + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")

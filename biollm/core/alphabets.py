@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 Modality = Literal["dna", "rna", "protein", "smiles", "text"]
 
 # The letters that a DNA corpus holds. Case is folded up at the door (soft masking is not kept).
@@ -22,6 +24,9 @@ DNA_FOLD = str.maketrans({"U": "T"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
 RNA_FOLD = str.maketrans({"T": "U"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
 
 _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+# The same for arrays of ASCII codes, with the ambiguity codes; other codes stand for themselves.
+COMPLEMENT_CODES = np.arange(256, dtype=np.uint8)
+COMPLEMENT_CODES[list(b"ACGTMRWSYKVHDBN")] = list(b"TGCAKYWSRMBDHVN")
 _RNA_COMPLEMENT = str.maketrans("ACGUN", "UGCAN")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -28,6 +29,15 @@ class ArtifactError(BiollmError):
 
 class ResourceError(BiollmError):
     """The machine lacks something: a package, disk space, a writable folder."""
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Some names for a message.
+
+    >>> listed(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 _STORAGE_ERRNOS = {

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed
 from biollm.core.streams import read_lines, suffix_of
 
 BED = {".bed", ".narrowpeak", ".broadpeak"}
@@ -76,11 +76,13 @@ class Annotation:
             twin = next((name for name in sorted(self._of_contig) if name.removeprefix("chr") in bare), None)
             hint = f" ('{twin}' there is '{bare[twin.removeprefix('chr')]}' here?)" if twin else ""
             raise DataError(
-                f"{where}: annotates {some(self._of_contig)}, but the sequences are {some(contigs)}; "
+                f"{where}: annotates {listed(sorted(self._of_contig), 4)}, but the sequences are {listed(sorted(contigs), 4)}; "
                 f"no name in common{hint}: give the annotation of the same assembly, with the same sequence names"
             )
         if feature not in self._types:
-            raise DataError(f"{where}: no feature of type '{feature}' on {some(contigs)}; types there: {some(self._types)}")
+            raise DataError(
+                f"{where}: no feature of type '{feature}' on {listed(sorted(contigs), 4)}; types there: {listed(sorted(self._types), 4)}"
+            )
 
 
 def covered_bases(intervals: Intervals, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -95,12 +97,6 @@ def covered_bases(intervals: Intervals, starts: NDArray[np.int64], ends: NDArray
         return np.asarray(before[last] - inside)
 
     return up_to(ends) - up_to(starts)
-
-
-def some(names: Collection[str]) -> str:
-    """The first names of a set, and how many more there are."""
-    shown = sorted(names)
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
 
 def _union(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Intervals:

@@ -155,9 +155,9 @@ def write_genome(job: Job[Config], genome: Genome, plan: pl.DataFrame) -> None:
         parts.rename(job.out / RECORDS)
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
-    """The result of each item, in order; at most `workers` items (default: one for each core) are held, beside the next one."""
-    workers = workers or usable_cores()
+def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The result of each item, in order; at most one for each core is held, beside the next one."""
+    workers = usable_cores()
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -205,7 +205,9 @@ def _annotations(job: Job[Config], source: SourceConfig) -> Annotations:
     def read(resource: str | None) -> Annotation | None:
         if resource is None:
             return None
-        return opened.setdefault(resource, opened.get(resource) or Annotation(job.files(resource)))
+        if resource not in opened:
+            opened[resource] = Annotation(job.files(resource))
+        return opened[resource]
 
     of_label = {}
     for label in job.config.labels:

@@ -14,14 +14,13 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from biollm.core.alphabets import COMPLEMENT_CODES
 from biollm.ingest.annotation import Intervals, covered_bases
 from biollm.ingest.config import Config, FeatureWindows
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-_COMPLEMENT = np.arange(256, dtype=np.uint8)
-_COMPLEMENT[list(b"ACGT")] = list(b"TGCA")
 _UNKNOWN = ord("N")
 
 
@@ -99,14 +98,14 @@ def read_windows(sequence: Bytes, windows: Windows) -> pa.Array:
     """What each window reads. (n,) strings"""
     offsets = np.concatenate([[0], np.cumsum(windows.ends - windows.starts)])
     flat = np.empty(int(offsets[-1]), dtype=np.uint8)
-    _gather(sequence, windows.starts, windows.ends, windows.minus, _COMPLEMENT, flat)
+    _gather(sequence, windows.starts, windows.ends, windows.minus, COMPLEMENT_CODES, flat)
     return pa.LargeStringArray.from_buffers(len(windows), pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(flat))
 
 
 def window_hashes(sequence: Bytes, windows: Windows) -> NDArray[np.uint64]:
     """A 64-bit hash of each window's letters that a window and its reverse complement share. (n,)"""
     found = np.empty(len(windows), dtype=np.uint64)
-    _hash(sequence, windows.starts, windows.ends, _COMPLEMENT, found)
+    _hash(sequence, windows.starts, windows.ends, COMPLEMENT_CODES, found)
     return found
 
 

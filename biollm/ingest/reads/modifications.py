@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biollm.core.alphabets import COMPLEMENT_CODES
+
 Bases = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -47,8 +49,6 @@ CONTEXTS = ("CG", "CHG", "CHH", "unknown")
 
 _HEAD = re.compile(r"([ACGTUN])([-+])([A-Za-z]+|[0-9]+)([.?]?)")
 _DELTAS = re.compile(r"(?:[0-9]{1,9},)*+[0-9]{1,9}")
-_COMPLEMENT = np.arange(256, dtype=np.uint8)
-_COMPLEMENT[list(b"ACGTMRWSYKVHDBN")] = list(b"TGCAKYWSRMBDHVN")
 
 
 def is_modification(name: str) -> bool:
@@ -63,7 +63,7 @@ def to_bases(sequence: str) -> Bases:
 
 def complement(bases: Bases) -> Bases:
     """The base on the other strand, place by place; IUPAC codes too."""
-    return _COMPLEMENT[bases]
+    return COMPLEMENT_CODES[bases]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _read_entries(bases: Bases, mm: str, ml: Bases | None, where: dict[str, Posi
 def _names(base: str, sign: str, code: str) -> list[str]:
     if code.isdigit():
         return [_CHEBI.get(code, f"ChEBI:{code}")]
-    modified = base if sign == "+" else chr(_COMPLEMENT[ord(base)])
+    modified = base if sign == "+" else chr(COMPLEMENT_CODES[ord(base)])
     names = []
     for letter in code:
         name, carrier = _LETTERS.get(letter, ("", ""))

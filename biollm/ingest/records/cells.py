@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from biollm.core.errors import listed
 from biollm.core.streams import check_head
 from biollm.ingest.records.config import RecordOptions
-from biollm.ingest.records.source import Record, Source, listed, load_extra
+from biollm.ingest.records.source import Record, Source, load_extra
 
 _CELLS_AT_ONCE = 1024
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed
 from biollm.ingest.records.config import RecordOptions
-from biollm.ingest.records.source import listed
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",

@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 
 from biollm.core.alphabets import Modality
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed
 from biollm.ingest.records import columns
 from biollm.ingest.records.clean import ALTERED, INVALID, Cleaner, cleaner_of
 from biollm.ingest.records.config import FormatName, RecordOptions
 from biollm.ingest.records.formats import FORMATS, Format, find_format
-from biollm.ingest.records.source import Record, Source, listed, open_source
+from biollm.ingest.records.source import Record, Source, open_source
 from biollm.ingest.records.tables import find_separator, matching
 
 At = Callable[[str], DataError]  # a message -> the error that says it of the record at hand

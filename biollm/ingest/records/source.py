@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from biollm.core.errors import DataError, ResourceError
+from biollm.core.errors import DataError, ResourceError, listed
 from biollm.core.streams import suffix_of
 from biollm.ingest.records.config import ArchiveOptions
 
@@ -141,11 +141,6 @@ def _copy_member(archive: Path, name: str, target: Path, max_bytes: int) -> None
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
             raise
         raise DataError(f"{shown}: the archive is damaged or cut off: {error}; fetch or export it again") from None
-
-
-def listed(names: list[str], most: int = 12) -> str:
-    """Some names as text: "a, b and 3 more"."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def load_extra(module: str, extra: str) -> Any:

@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed
 from biollm.core.streams import check_head, read_lines
 from biollm.ingest.records.config import RecordOptions
-from biollm.ingest.records.source import Record, Source, listed
+from biollm.ingest.records.source import Record, Source
 
 SEPARATORS = {"tab": "\t", "semicolon": ";", "comma": ",", "pipe": "|"}
 _ARFF_ATTRIBUTE = re.compile(r"@attribute\s+('(?:[^'\\]|\\.)*'|\"[^\"]*\"|\S+)\s+(.+)", re.IGNORECASE)

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from biollm.core.errors import listed
 from biollm.core.streams import read_lines
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.jsons import read_json_lines
-from biollm.ingest.records.source import Record, Source, listed
+from biollm.ingest.records.source import Record, Source
 
 _ROLES = ("system", "user", "assistant", "tool")
 # Keys of a question and its answer, as data sets of instructions name them; the third adds to the question.

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from biollm.core.errors import DataError
+from biollm.core.alphabets import COMPLEMENT_CODES
+from biollm.core.errors import DataError, listed
 from biollm.ingest.sites.layouts import BASE_OF
 
 _CONTEXT_CODES = {"CG": 1, "CHG": 2, "CHH": 3}
@@ -103,14 +104,8 @@ def _take(sequence: NDArray[np.uint8], position: NDArray[np.int64]) -> NDArray[n
     return np.where(inside, np.take(sequence, position, mode="clip"), _N).astype(np.uint8)
 
 
-def _complement(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    table = np.full(256, _N, dtype=np.uint8)
-    table[[_A, _C, _G, _T]] = [_T, _G, _C, _A]
-    return table[bases]
-
-
 def _lies_right(sequence: NDArray[np.uint8], position: NDArray[np.int64], plus_base: NDArray[np.uint8], minus: Mask, either: Mask) -> Mask:
-    found, other = _take(sequence, position), _complement(plus_base)
+    found, other = _take(sequence, position), COMPLEMENT_CODES[plus_base]
     right: Mask = np.where(either, (found == plus_base) | (found == other), found == np.where(minus, other, plus_base))
     return right
 
@@ -176,7 +171,8 @@ def check_names(site_contigs: Collection[str], reference_contigs: Collection[str
     shown = ", ".join(f"{old}: {new}" for old, new in list(aliases.items())[:4])
     shown += ", …" if len(aliases) > 4 else ""
     advice = f"declare aliases: {{{shown}}}" if aliases else "declare aliases, or give the genome of the sites"
-    raise DataError(f"{where}: sites on {_some(site_contigs)}, but the genome holds {_some(reference_contigs)}: {advice}")
+    given, there = (listed(sorted(set(names)), 6) for names in (site_contigs, reference_contigs))
+    raise DataError(f"{where}: sites on {given}, but the genome holds {there}: {advice}")
 
 
 def suggest_aliases(site_contigs: Collection[str], reference_contigs: Collection[str]) -> dict[str, str]:
@@ -199,8 +195,3 @@ def _core(name: str) -> str:
         return {23: "x", 24: "y"}.get(number, str(number))
     core = re.sub(r"^(chromosome|chrom|chr)[_ ]?", "", name.lower())
     return {"m": "mt", "mito": "mt", "nc_012920.1": "mt", "pltd": "pt", "c": "pt"}.get(core, core.lstrip("0") or core)
-
-
-def _some(names: Collection[str]) -> str:
-    shown = sorted(set(names))
-    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

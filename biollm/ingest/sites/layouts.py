@@ -14,6 +14,7 @@ from typing import Literal
 
 import polars as pl
 
+from biollm.core.alphabets import reverse_complement
 from biollm.core.errors import DataError
 from biollm.core.streams import read_lines
 from biollm.ingest.sites.config import SiteFormat
@@ -30,7 +31,6 @@ _CONTEXTS = {"CG": "CG", "CHG": "CHG", "CHH": "CHH", "CpG": "CG"}
 _UNKNOWN_CONTEXTS = {"--", "-", ".", "N", "NA", "CN", "CHN", "CNN", "CNG", "CNH"}
 MISSING = ("na", "NA", "nan", "NaN", "-nan", "null", "NULL", "-", ".", "")
 _HEADER_WORDS = {"chr", "chrom", "chromosome", "contig", "seqname", "seqid"}
-_COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan|infinity)", re.IGNORECASE)
 _WHOLE = {"start", "end", "methylated", "unmethylated", "coverage"}
@@ -114,7 +114,7 @@ def context_of_kmer(text: str) -> str | None:
         return _CONTEXTS[kmer]
     if not re.fullmatch(r"[ACGTN]{5}", kmer) or kmer[2] != ("C" if strand == "+" else "G"):
         raise ValueError("expected CG, CHG, CHH, or five bases with the C (on strand '-' the G) in the middle")
-    return context_of_bases(kmer[2:] if strand == "+" else kmer[2::-1].translate(_COMPLEMENT))
+    return context_of_bases(kmer[2:] if strand == "+" else reverse_complement(kmer[:3]))
 
 
 def modification_of(text: str) -> str:
