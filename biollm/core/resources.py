@@ -58,6 +58,8 @@ def resolve_files(resource: str, recipe_folder: Path) -> list[Path]:
     else:
         found = [target] if target.is_file() else []
     if not found:
+        if "::" in resource:
+            raise ResourceError(f"{resource}: only `records` of ingest are read out of a zip archive; unpack it, and name the file itself")
         raise ResourceError(f"{resource}: no such file{_nearby(target)}; {_where(resource)}")
     return found
 

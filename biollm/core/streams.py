@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
 
@@ -39,6 +39,10 @@ _FOREIGN = {
     b"\x1aE\xdf\xa3": "a media file",
 }
 _READ_BYTES = 1 << 22
+# What a compressed file may unpack to. Genomes shrink 4-fold, tables of methylation up to 30-fold, gigabytes of one letter 1,000-fold
+# (gzip) to 30,000-fold (zstd); below the first limit any ratio is harmless, since nobody here holds a file whole.
+_ANY_RATIO_BYTES, _MAX_RATIO, _MAX_BYTES = 1 << 28, 200, 1 << 40
+_ZSTD_STEP_BYTES = 1 << 12  # unpacks to 128 MiB at most: a block of 4 bytes may hold 128 KiB; 8 % slower than steps of 1 MiB
 
 
 def suffix_of(file: Path) -> str:
@@ -66,7 +70,8 @@ def open_binary(file: Path) -> BinaryIO:
     """The bytes of a file, decompressed. The kind of compression is read from the content, not from the name.
 
     All members of a gzip file are read, their checksums checked, and what stands behind the last one refused. A bgzip file without its end
-    block is refused: it was cut at a block border, which no checksum shows. Raises DataError; reading may raise what `damage_named` names.
+    block is refused: it was cut at a block border, which no checksum shows. Raises DataError; reading may raise what `damage_named` names,
+    and DataError for a file that unpacks to more than 1 TiB, or to more than 256 MiB and 200 times its own size.
     """
     with file.open("rb") as raw:
         head = raw.read(18)
@@ -75,39 +80,81 @@ def open_binary(file: Path) -> BinaryIO:
             if raw.read() != _BGZF_END:
                 raise DataError(f"{file}: the bgzip file has no end block, so its end is missing; fetch or export it again")
     if head[:2] == _GZIP:
-        return cast(BinaryIO, igzip.open(file, "rb") if igzip else gzip.open(file, "rb"))
+        return cast(BinaryIO, _Capped(file, igzip.open(file, "rb") if igzip else gzip.open(file, "rb")))
     if head[:4] == _ZSTD:
-        return cast(BinaryIO, _WholeZstd(file))
+        return cast(BinaryIO, _Capped(file, _WholeZstd(file)))
     return file.open("rb")
 
 
-class _WholeZstd(io.RawIOBase):
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class _Capped(io.RawIOBase):
+    """An unpacked stream that ends in DataError once it is larger than any real file of its compressed size."""
+
+    def __init__(self, file: Path, unpacked: _Source) -> None:
+        self._file, self._unpacked, self._read = file, unpacked, 0
+        self._packed = file.stat().st_size
+        self._most = min(_MAX_BYTES, max(_ANY_RATIO_BYTES, _MAX_RATIO * self._packed))
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self.readall()
+        found = self._unpacked.read(size)
+        self._read += len(found)
+        if self._read > self._most:
+            raise DataError(
+                f"{self._file}: the compressed file of {self._packed:,} bytes unpacks to more than {self._most:,}, as no real data does (a "
+                f"decompression bomb?); if you trust it, unpack it with gzip -dk or zstd -dk, and give the plain file"
+            )
+        return found
+
+    def readinto(self, buffer: Any, /) -> int:
+        found = self.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._unpacked.close()
+        super().close()
+
+
+class _WholeZstd:
     """A zstd file of any number of frames; the library gives a cut-off last frame without a word, so its end is checked."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("rb")
-        self._buffer = b""
+        self._piece, self._at, self._rest = b"", 0, b""
         self._decompressor = zstandard.ZstdDecompressor().decompressobj()
-        self._ended = False
 
-    def read(self, size: int = -1) -> bytes:
-        while not self._ended and (size < 0 or len(self._buffer) < size):
-            if not (chunk := self._file.read(1 << 20)):
-                if not self._decompressor.eof:
-                    raise EOFError("the last zstd frame has no end")
-                self._ended = True
-            while chunk:
-                if self._decompressor.eof:
-                    self._decompressor = zstandard.ZstdDecompressor().decompressobj()
-                self._buffer += self._decompressor.decompress(chunk)
-                chunk = self._decompressor.unused_data if self._decompressor.eof else b""
-        size = len(self._buffer) if size < 0 else size
-        found, self._buffer = self._buffer[:size], self._buffer[size:]
-        return found
+    def read(self, size: int, /) -> bytes:
+        parts, wanted = list[bytes](), size
+        while wanted and (self._at < len(self._piece) or self._unpack()):
+            parts.append(self._piece[self._at : self._at + wanted])
+            self._at += len(parts[-1])
+            wanted -= len(parts[-1])
+        return b"".join(parts)
+
+    def _unpack(self) -> bool:
+        """Whether there is a further piece; it may be empty."""
+        if not (chunk := self._rest or self._file.read(_ZSTD_STEP_BYTES)):
+            if not self._decompressor.eof:
+                raise EOFError("the last zstd frame has no end")
+            return False
+        if self._decompressor.eof:
+            self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._piece, self._at = self._decompressor.decompress(chunk), 0
+        self._rest = self._decompressor.unused_data if self._decompressor.eof else b""
+        return True
 
     def close(self) -> None:
         self._file.close()
-        super().close()
 
 
 def check_head(file: Path, head: bytes) -> None:

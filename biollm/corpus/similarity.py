@@ -180,7 +180,7 @@ def clusters(sequences: Sequence[str] | pl.Series, modality: Modality, threshold
     twins = identical_rows(encoded)
     heads = np.flatnonzero(twins == np.arange(len(twins)))
     pairs = near_pairs(encoded.take(heads), threshold)
-    return _components(
+    return components(
         len(encoded), np.concatenate([twins, heads[pairs.first]]), np.concatenate([np.arange(len(twins)), heads[pairs.second]])
     )
 
@@ -276,7 +276,8 @@ def _signatures(encoded: Encoded, plan: KmerPlan) -> tuple[NDArray[np.uint32], I
     return kernels.minhash(*_kernel_input(encoded, plan.short), draws[0] | np.uint32(1), draws[1])  # type: ignore[no-any-return]
 
 
-def _components(rows: int, first: IntArray, second: IntArray) -> IntArray:
+def components(rows: int, first: IntArray, second: IntArray) -> IntArray:
+    """The component of each row under links first[i] ~ second[i], named by its smallest row. (rows,)"""
     parent = np.arange(rows, dtype=np.int64)
     kernels.join(parent, first, second)
     return parent

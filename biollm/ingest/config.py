@@ -15,7 +15,18 @@ from biollm.ingest.sites.config import SiteOptions
 from biollm.modeling.tracks import TrackConfig
 
 _COLUMN_NAME = r"^[a-z][a-z0-9_]*$"
+_ALIGNED = ("dna", "rna", "protein")  # what MMseqs2 reads
 SourceKind = Literal["sequences", "records", "reads"]
+
+
+def split_member(resource: str) -> tuple[str, str]:
+    """A resource, and the file in it that is meant, or "".
+
+    >>> split_member("data/splits.zip::one/two.csv")
+    ('data/splits.zip', 'one/two.csv')
+    """
+    archive, _, member = resource.partition("::")
+    return archive, member
 
 
 class SourceConfig(Section):
@@ -29,10 +40,12 @@ class SourceConfig(Section):
     annotation: str | None = Field(default=None, description="features over `sequences`: GFF3, GTF, BED, GenBank or EMBL")
     regions: str | None = Field(default=None, description="BED; only windows inside these intervals are kept")
     records: str | None = Field(
-        default=None, description="files in which each record is one example: tables, FASTA, SMILES, text, XML, OBO, h5ad"
+        default=None,
+        description="files in which each record is one example: tables, FASTA, SMILES, text, XML, OBO, h5ad; archive.zip::member for one "
+        "file of a zip archive",
     )
     read: RecordOptions = Field(default=RecordOptions(), description="how `records` are read")
-    reads: str | None = Field(default=None, description="BAM of bisulfite reads, or with MM/ML tags")
+    reads: str | None = Field(default=None, description="BAM of bisulfite reads, or with MM/ML tags; or a read table of MethylBERT")
     read_bam: ReadOptions = Field(default=ReadOptions(), description="how `reads` are read")
 
     @model_validator(mode="after")
@@ -44,12 +57,18 @@ class SourceConfig(Section):
             raise ValueError(f"source '{self.name}': annotation and regions belong to `sequences`")
         return self
 
+    @model_validator(mode="after")
+    def _names_one_member(self) -> SourceConfig:
+        if self.records and (member := split_member(self.records)[1]) and self.read.archive.member not in (None, member):
+            raise ValueError(f"records name the member '{member}', and read.archive.member '{self.read.archive.member}'; keep one of them")
+        return self
+
     @property
     def kind(self) -> SourceKind:
         return "sequences" if self.sequences else "records" if self.records else "reads"
 
     def resources(self) -> list[str]:
-        own = (self.sequences, self.annotation, self.regions, self.records, self.reads)
+        own = (self.sequences, self.annotation, self.regions, split_member(self.records)[0] if self.records else None, self.reads)
         return [*(r for r in own if r is not None), *self.read_bam.resources()]
 
 
@@ -118,7 +137,16 @@ class SplitConfig(Section):
         default={}, description="for by: given, which contigs (or sources) go to which split; the others go to train"
     )
     similarity: float = Field(
-        default=0.5, gt=0, le=1, description="for by: similarity, the k-mer Jaccard index from which records stay together"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="for by: similarity, from where on records stay together: the k-mer Jaccard index (builtin), or the identity over an "
+        "alignment of 80 % of the shorter one (mmseqs2)",
+    )
+    tool: Literal["builtin", "mmseqs2"] = Field(
+        default="builtin",
+        description="for by: similarity, what finds the similar ones: shared k-mers, or also alignments by MMseqs2, which sees distant "
+        "proteins; never chosen by what is installed, so that a recipe splits alike everywhere",
     )
     stratify: str | None = Field(default=None, description="a label whose classes every split has in equal shares")
     assign: Literal["auto", "balanced", "stable"] = Field(
@@ -135,6 +163,8 @@ class SplitConfig(Section):
             raise ValueError(f"validation + test is {self.validation + self.test:.2f}; leave at least 0.1 for train")
         if self.contigs and self.by != "given":
             raise ValueError("split.contigs needs split.by: given")
+        if self.tool != "builtin" and self.by != "similarity":
+            raise ValueError(f"split.tool is {self.tool}, but split.by is {self.by}; a tool is for by: similarity")
         if self.stratify and self.assign == "stable":
             raise ValueError("split.stratify needs split.assign: balanced")
         return self
@@ -199,6 +229,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _splits_fit_the_kind(self) -> Config:
         by = self.split.by
+        if self.split.tool == "mmseqs2" and self.modality not in _ALIGNED:
+            raise ValueError(f"split.tool is mmseqs2, which aligns {', '.join(_ALIGNED)}, not {self.modality}; set split.tool: builtin")
         if by in ("block", "contig") and self.kind == "records":
             raise ValueError(f"split.by is {by}, but records have no place on a genome; choose group, similarity, random, source or given")
         if self.kind == "sequences" and by == "group":
@@ -238,12 +270,22 @@ class Config(Section):
         return self.sources[0].kind
 
     @property
+    def label_names(self) -> list[str]:
+        """The labels that the corpus will have, each once, in the order of the recipe."""
+        of_records = [name for source in self.sources for name in source.read.labels]
+        of_reads = ["ctype" for source in self.sources if source.read_bam.kind == "methylbert"]
+        return list(dict.fromkeys([*(label.name for label in self.labels), *of_records, *of_reads]))
+
+    @property
     def site_tracks(self) -> list[SiteTrack]:
         return [track for track in self.tracks if isinstance(track, SiteTrack)]
 
     @property
     def computed_tracks(self) -> list[TrackConfig]:
         return [track for track in self.tracks if isinstance(track, TrackConfig)]
+
+    def programs(self) -> list[str]:
+        return ["mmseqs"] if self.split.tool == "mmseqs2" else []
 
     def resources(self) -> list[str]:
         of_labels = [r for label in self.labels for r in (label.intervals, label.against) if r is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,8 +12,10 @@ import polars as pl
 from biollm.core.errors import DataError
 from biollm.core.job import Job
 from biollm.core.progress import progress
-from biollm.ingest.config import Config, SourceConfig
+from biollm.ingest.config import Config, SourceConfig, split_member
+from biollm.ingest.reads.methylbert import read_methylbert_table
 from biollm.ingest.reads.records import read_records as read_bam
+from biollm.ingest.reads.records import unique_id
 from biollm.ingest.records.read import read_records
 
 _DROPPED = "dropped_"  # what the readers' counts of left-out records begin with
@@ -50,10 +53,16 @@ def read_examples(job: Job[Config]) -> Examples:
 
 
 def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
-    assert source.records is not None
-    found = read_records(job.files(source.records), source.read, job.config.modality)
+    found = read_records(_record_files(job, source), source.read, job.config.modality)
     rows = found.dropped.select("id", "reason", pl.lit(None, dtype=pl.String).alias("kept_id"))
     return found.frame, {key.replace("dropped, ", _DROPPED): number for key, number in found.counts.items()}, rows
+
+
+def _record_files(job: Job[Config], source: SourceConfig) -> list[Path]:
+    assert source.records is not None
+    resource, member = split_member(source.records)
+    files = job.files(resource)
+    return [Path(f"{file}::{member}") for file in files] if member else files
 
 
 def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
@@ -61,8 +70,16 @@ def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[s
     batches, counts, options = list[pl.DataFrame](), Counter[str](), source.read_bam
     if options.reference:
         options = options.model_copy(update={"reference": str(job.files(options.reference)[0])})
-    for file in job.files(source.reads):
+    files = job.files(source.reads)
+    for file in files:
+        if options.kind == "methylbert":
+            batches.append(read_methylbert_table(file, options))
+            counts.update(records=batches[-1].height, kept=batches[-1].height)
+            continue
         reads = read_bam(file, options)
         batches += list(reads)
         counts.update(reads.counts)
-    return pl.concat(batches), dict(counts), pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})
+    table, numbers = pl.concat(batches), dict[str, int]()
+    if len(files) > 1:  # each file's ids are unique in itself
+        table = table.with_columns(pl.Series("id", [unique_id(identity, numbers) for identity in table["id"]], dtype=pl.String))
+    return table, dict(counts), pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from typing import Any
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.job import Job
+from biollm.core.progress import say
 from biollm.corpus.columns import DROPPED, LABEL, RECORDS, SPLITS
 from biollm.corpus.duplicates import find_duplicates
+from biollm.corpus.mmseqs import clusters_by_mmseqs, mmseqs_version
 from biollm.corpus.records import audit_records
 from biollm.corpus.similarity import clusters, encode, identical_rows
 from biollm.ingest.config import Config
@@ -46,6 +49,10 @@ class Dropped:
 
 def run(job: Job[Config]) -> dict[str, Any]:
     """Writes records.parquet and dropped.parquet; the facts hold the counts of both and what the leak audit found."""
+    if job.config.split.tool == "mmseqs2":
+        mmseqs_version()  # raises now, not when all is read
+    elif job.config.split.by == "similarity" and job.config.modality == "protein" and shutil.which("mmseqs"):
+        say("ingest: MMseqs2 is installed here; split.tool: mmseqs2 would keep distant relatives together too")
     facts, dropped = _ingest_genome(job) if job.config.kind == "sequences" else _ingest_examples(job)
     dropped.table().write_parquet(job.out / DROPPED, statistics=False)
     options = job.config.audit.model_copy(update={"modality": job.config.modality})
@@ -113,6 +120,10 @@ def _ingest_examples(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
         split = _assign(table, groups, config, by, job.seed)
     names = pl.Series("group", groups.names, dtype=pl.String).gather(groups.of_row)
     table = table.with_columns(_named(split).cast(pl.String), names)
+    if by == "block":
+        close = _near_another_split(table, split, config)
+        dropped.add(table["id"].filter(close), "near_another_split")
+        table = table.filter(~close)
     first = [name for name in ("id", "source", "contig", "start_0based", "end", "strand", "split", "group") if name in table.columns]
     table = table.select(*first, *(name for name in table.columns if name not in (*first, "sequence")), "sequence")
     table.write_parquet(job.out / RECORDS, compression="zstd", statistics=False, row_group_size=8_192)
@@ -195,7 +206,7 @@ def _group_windows(plan: pl.DataFrame, config: Config, by: str, sequences: pl.Se
     keys = np.arange(plan.height)
     if by == "similarity":
         assert sequences is not None
-        keys = clusters(sequences, config.modality, config.split.similarity)
+        keys = _clusters(sequences, config)
     return group_records(keys, lambda chosen: _ids(plan[chosen]).to_list(), hashes)
 
 
@@ -210,9 +221,13 @@ def _group_examples(table: pl.DataFrame, config: Config, by: str, same: NDArray[
         if missing := table.filter(pl.col(column).is_null())["id"].to_list():
             raise DataError(f"{len(missing)} records have no {column}, the first is '{missing[0]}'; fill the column")
     if by == "similarity":
-        keys = table["id"].gather(clusters(table["sequence"], config.modality, config.split.similarity))
+        keys = table["id"].gather(_clusters(table["sequence"], config))
     elif by == "source" or (by in ("group", "given") and "group" in table.columns):
         keys = table["source" if by == "source" else "group"]
+    elif by in ("contig", "block"):  # of reads; one without an alignment is a group of its own
+        block = pl.col("start_0based") // config.split.block_bases
+        place = pl.col("contig") if by == "contig" else pl.format("{}:{}", "contig", block)
+        keys = table.select(pl.coalesce(place, "id")).to_series()
     else:
         keys = table["id"]
     keys = keys.cast(pl.String).alias("key")
@@ -220,6 +235,21 @@ def _group_examples(table: pl.DataFrame, config: Config, by: str, same: NDArray[
     codes = keys.to_frame().join(names.to_frame().with_row_index("code"), on="key", how="left", maintain_order="left", nulls_equal=True)
     joined = np.arange(table.height) if by == "given" else same
     return group_records(codes["code"].to_numpy().astype(np.int64), names.fill_null("").to_list(), joined.astype(np.uint64))
+
+
+def _near_another_split(reads: pl.DataFrame, split: Codes, config: Config) -> Rows:
+    """Whether reads lie too close to a block of another split; those without an alignment do not. (rows,)"""
+    mapped = reads["contig"].is_not_null().to_numpy()
+    contig = reads["contig"].filter(mapped).rank("dense").to_numpy().astype(np.int64)
+    starts, ends = (reads[name].filter(mapped).to_numpy() for name in ("start_0based", "end"))
+    close = np.zeros(reads.height, dtype=bool)
+    close[mapped] = in_gap(contig, starts, ends, split[mapped], config.split)
+    return close
+
+
+def _clusters(sequences: pl.Series, config: Config) -> NDArray[np.int64]:
+    find = clusters_by_mmseqs if config.split.tool == "mmseqs2" else clusters
+    return find(sequences, config.modality, config.split.similarity)
 
 
 def _named(split: Codes) -> pl.Series:
@@ -279,10 +309,15 @@ def _facts(table: pl.DataFrame, config: Config, by: str) -> dict[str, Any]:
     return {
         "records": counts,
         "split_by": by,
+        **({"split_tool": _tool(config)} if by == "similarity" else {}),
         "groups": _count_groups(table),
         "positives": {name.removeprefix(LABEL): facts(f"positives_{name}") for name in yes_no},
         "unlabelled": {name.removeprefix(LABEL): facts(f"unlabelled_{name}") for name in labels},
     }
+
+
+def _tool(config: Config) -> str:
+    return f"mmseqs2 {mmseqs_version()}" if config.split.tool == "mmseqs2" else config.split.tool
 
 
 def _count_groups(table: pl.DataFrame) -> dict[str, int]:

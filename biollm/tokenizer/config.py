@@ -11,6 +11,7 @@ from biollm.core.recipe import Section
 from biollm.modeling.domain import Kind
 
 _BYTES = 256
+_OF_FILES: Modality = "dna"
 
 
 class Config(Section):
@@ -26,7 +27,9 @@ class Config(Section):
         description="for kind wordpiece: sequences are cut into pieces of this length first; WordPiece is quadratic in it, and BERT "
         "refuses words of over 100 letters, which are 50 residues after a merge",
     )
-    modality: Modality = Field(default="dna", description="what the sequences are written in")
+    modality: Modality | None = Field(
+        default=None, description="what the sequences are written in; default: as the corpus, or dna for `files`"
+    )
     kmer: int | None = Field(default=None, ge=1, le=12, description="for kind kmer: residues per token")
     overlapping: bool = Field(
         default=False, description="for kind kmer: a token at every position; the tokenizer then reads k-mers with spaces between"
@@ -48,15 +51,25 @@ class Config(Section):
             raise ValueError("kind is kmer, but kmer is not set; say how many residues a token has, for example kmer: 6")
         if self.kind != "kmer" and (self.kmer is not None or self.overlapping):
             raise ValueError(f"kmer and overlapping are for kind kmer, but kind is {self.kind or 'that of the base'}; remove them")
-        if self.kind == "kmer" and self.modality == "text":
-            raise ValueError("kind is kmer, but text has no k-mers; choose bpe, wordpiece, unigram or char")
-        if self.reverse_complement and self.modality not in ("dna", "rna"):
-            raise ValueError(f"reverse_complement is true, but {self.modality} has no second strand; remove it")
         if self.column is not None and not self.files:
             raise ValueError("column is set, but files is empty; name the tables in files")
-        if self.kind in ("bpe", "wordpiece", "unigram") and self.vocab_size < (least := least_vocab_size(self.kind, self.modality)):
-            raise ValueError(below_alphabet(self.kind, self.modality, self.vocab_size, least))
+        if (self.modality or self.files) and (misfit := self._misfit(self.modality or _OF_FILES)):
+            raise ValueError(misfit)
         return self
+
+    def modality_beside(self, corpus: Modality | None) -> Modality:
+        """What the sequences are written in. corpus: what that of `ingest` is."""
+        return self.modality or (_OF_FILES if self.files or corpus is None else corpus)
+
+    def _misfit(self, modality: Modality) -> str | None:
+        """What does not fit a modality, if anything does not."""
+        if self.kind == "kmer" and modality == "text":
+            return "kind is kmer, but text has no k-mers; choose bpe, wordpiece, unigram or char"
+        if self.reverse_complement and modality not in ("dna", "rna"):
+            return f"reverse_complement is true, but {modality} has no second strand; remove it"
+        if self.kind in ("bpe", "wordpiece", "unigram") and self.vocab_size < (least := least_vocab_size(self.kind, modality)):
+            return below_alphabet(self.kind, modality, self.vocab_size, least)
+        return None
 
     def resources(self) -> list[str]:
         return list(self.files)
@@ -73,6 +86,9 @@ class Config(Section):
         if not self.files:
             if recipe.ingest is None:
                 found.append("tokenizer has nothing to train on; add a section 'ingest', or name files in tokenizer.files")
+            elif self.modality is None:
+                if misfit := self._misfit(recipe.ingest.modality):
+                    found.append(f"tokenizer: {misfit}")
             elif recipe.ingest.modality != self.modality:
                 found.append(
                     f"tokenizer.modality is {self.modality}, but the corpus of 'ingest' is {recipe.ingest.modality}; "

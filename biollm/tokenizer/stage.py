@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from biollm.core.alphabets import ALPHABETS
+from biollm.core.alphabets import ALPHABETS, Modality
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_json
 from biollm.core.job import Job
@@ -39,10 +39,11 @@ _BATCH = 256
 
 def run(job: Job[Config]) -> dict[str, Any]:
     config = job.config
+    modality = config.modality_beside(job.facts_of("ingest").get("modality", "dna") if "ingest" in job.inputs else None)
     kind = config.kind or _kind_of_base(job)
-    if kind in ("bpe", "wordpiece", "unigram") and config.vocab_size < (least := least_vocab_size(kind, config.modality)):
-        raise ConfigError(below_alphabet(kind, config.modality, config.vocab_size, least))
-    corpus, source_facts = _from_files(job) if config.files else _from_ingest(job)
+    if kind in ("bpe", "wordpiece", "unigram") and config.vocab_size < (least := least_vocab_size(kind, modality)):
+        raise ConfigError(below_alphabet(kind, modality, config.vocab_size, least))
+    corpus, source_facts = _from_files(job, modality) if config.files else _from_ingest(job)
     if not corpus.train or not corpus.held_out:
         raise DataError(
             f"tokenizer: {len(corpus.train)} sequences to train on and {len(corpus.held_out)} held out; at least one of each is needed, "
@@ -51,8 +52,8 @@ def run(job: Job[Config]) -> dict[str, Any]:
     available = sum(map(len, corpus.train))
     limit = config.max_residues or (_MAX_RESIDUES_UNIGRAM if kind == "unigram" else _MAX_RESIDUES)
     train = corpora.sample_evenly(corpus.train, limit)
-    seen = list(corpora.both_strands(train, config.modality)) if config.reverse_complement else train
-    tokenizer, residues = _train(config, kind, seen)
+    seen = list(corpora.both_strands(train, modality)) if config.reverse_complement else train
+    tokenizer, residues = _train(config, modality, kind, seen)
     size = tokenizer.get_vocab_size()
     if kind not in ("kmer", "char") and size < config.vocab_size:
         raise DataError(
@@ -62,10 +63,10 @@ def run(job: Job[Config]) -> dict[str, Any]:
     domain = DomainTokenizer(
         tokenizer,
         DomainSpec(
-            modality=config.modality,
+            modality=modality,
             kind=kind,
             residues=residues,
-            case=case_of(config.modality),
+            case=case_of(modality),
             vocab_size=size,
             piece_residues={"wordpiece": config.piece_residues, "kmer": None if config.overlapping else config.kmer}.get(kind),
             kmer=config.kmer,
@@ -78,7 +79,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     domain.save(job.out)
     return {
         "kind": kind,
-        "modality": config.modality,
+        "modality": modality,
         "vocab_size": size,
         "strands": domain.spec.strands,
         "train_sequences": len(train),
@@ -105,19 +106,19 @@ def _from_ingest(job: Job[Config]) -> tuple[Corpus, dict[str, Any]]:
     return Corpus(records["train"], records["validation"]), {"source": "ingest"}
 
 
-def _from_files(job: Job[Config]) -> tuple[Corpus, dict[str, Any]]:
+def _from_files(job: Job[Config], modality: Modality) -> tuple[Corpus, dict[str, Any]]:
     config = job.config
-    read = read_sequences([file for resource in config.files for file in job.files(resource)], config.modality, config.column)
-    corpus = corpora.hold_out((record.sequence for record in read.records), config.modality)
+    read = read_sequences([file for resource in config.files for file in job.files(resource)], modality, config.column)
+    corpus = corpora.hold_out((record.sequence for record in read.records), modality)
     return corpus, {"source": "files", "sequences_read": len(read.records), "blank_left_out": read.blank}
 
 
-def _train(config: Config, kind: Kind, sequences: Sequence[str]) -> tuple[Tokenizer, str]:
+def _train(config: Config, modality: Modality, kind: Kind, sequences: Sequence[str]) -> tuple[Tokenizer, str]:
     """The tokenizer, and the residues that have tokens."""
-    alphabet = ALPHABETS[config.modality]
+    alphabet = ALPHABETS[modality]
     fold, size = alphabet.folds_case, config.vocab_size
     letters = alphabet.residues or None
-    words = corpora.training_words(sequences, config.modality)
+    words = corpora.training_words(sequences, modality)
     if kind == "char":
         return build_chars(letters, fold_case=fold), alphabet.residues
     if kind == "kmer":
@@ -130,7 +131,7 @@ def _train(config: Config, kind: Kind, sequences: Sequence[str]) -> tuple[Tokeni
         return train_wordpiece(words, letters, size, config.piece_residues, fold_case=fold), alphabet.residues
     if kind == "unigram":
         return train_unigram(words, letters, size, fold_case=fold), alphabet.residues
-    if config.modality == "smiles":
+    if modality == "smiles":
         return spell_in_characters(train_atom_bpe(sequences, size)), alphabet.residues
     return train_bpe(words, letters, size, fold_case=fold), alphabet.residues
 

@@ -13,8 +13,11 @@ from biollm.corpus.options import AuditOptions
 from biollm.ingest.annotation import Annotation
 from biollm.ingest.config import SequencePolicy
 from biollm.ingest.genomes import read_genome
+from biollm.ingest.reads.config import ReadOptions
+from biollm.ingest.reads.methylbert import read_methylbert_table
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.read import read_records
+from biollm.ingest.sites.arrays import read_betas, read_manifest
 from biollm.ingest.sites.config import SiteOptions
 from biollm.ingest.sites.read import read_sites
 
@@ -37,6 +40,14 @@ TARGETS: dict[str, Callable[[Path], object]] = {
         }.items()
     },
     ".audit.csv": lambda file: read_tables([file], AuditOptions()),
+    ".txt.gz": lambda file: list(read_lines(file)),
+    ".txt.zst": lambda file: list(read_lines(file)),
+    ".zip": lambda file: read_records([file], RecordOptions(), "protein"),
+    ".dat": lambda file: read_records([file], RecordOptions(), "protein"),
+    ".gb": lambda file: read_records([file], RecordOptions(), "dna"),
+    ".methylbert": lambda file: read_methylbert_table(file, ReadOptions(kind="methylbert", convert_cytosines="called")),
+    ".manifest": read_manifest,
+    ".betas": lambda file: list(read_betas(file, None)),
 }  # fmt: skip
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import random
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
 sys.path.insert(0, str(Path(__file__).parent))
 from targets import TARGETS, feed
 
 _GFF = "chr1\tx\tCDS\t{}\t{}\t.\t+\t0\tID=a%20b;Parent=t1\n"
-GOOD: dict[str, str] = {
+
+
+def _zip(name: str, content: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return packed.getvalue()
+
+
+GOOD: dict[str, str | bytes] = {
     ".txt": "one\ntwo\r\nthree\n",
     ".fa": ">a x\nACGTNACGT\nacgt\n>b\nGGCC\n",
     ".fastq": "@a\nACGT\n+\nIIII\n@b\nGG\n+\nII\n",
@@ -37,20 +50,36 @@ GOOD: dict[str, str] = {
     ".arff": "@relation x\n@attribute sequence string\n@attribute class {a,b}\n@data\nACGT,a\nGGCC,b\n",
     ".faa": ">p1\nMKVAGT\n>p2\nMAAA*\n",
     ".audit.csv": "id,sequence,split,label\na,ACGTACGT,train,1\nb,GGCCGGCC,test,0\n",
+    ".txt.gz": gzip.compress(b"one\ntwo\n", mtime=0) + gzip.compress(b"three\n", mtime=0),
+    ".txt.zst": zstandard.compress(b"one\ntwo\n" * 9) + zstandard.compress(b"three\n"),
+    ".zip": _zip("a.fa", ">p1\nMKVAGT\n>p2\nMAAA\n"),
+    ".dat": "ID   A_HUMAN                 Reviewed;           5 AA.\nAC   P12345;\nDT   01-JAN-2000, sequence version 1.\n"
+    "OS   Homo sapiens (Human).\nSQ   SEQUENCE   5 AA;  500 MW;  0000000000000000 CRC64;\n     MKVAG\n//\n",
+    ".gb": "LOCUS       X1                        12 bp    DNA     linear   UNK 01-JAN-2000\nDEFINITION  a thing.\nACCESSION   X1\n"
+    "VERSION     X1.1\nFEATURES             Location/Qualifiers\n     gene            1..6\n                     /gene=\"g\"\n"
+    "ORIGIN\n        1 acgtacgtac gt\n//\n",
+    ".methylbert": "name\tflag\tref_name\tref_pos\tdna_seq\tmethyl_seq\tctype\n"
+    "a\t83\tchr2\t11\tACG CGT GTC TCG CGA\t12202\tT\nb\t163\tchr2\t19\tTTT\t2\tN\n",
+    ".manifest": "Illumina\n[Assay]\nIlmnID,Name,CHR,MAPINFO,Strand\ncg01,cg01,1,100,F\ncg02,cg02,X,200,R\n[Controls],,,,\n21,x,y,z,w\n",
+    ".betas": "probe\ts1\ncg01\t0.5\ncg02\tNA\n",
 }  # fmt: skip
 
 
 def test_every_parser_has_a_good_file_to_damage() -> None:
     assert GOOD.keys() == TARGETS.keys()
-    assert [suffix for suffix, text in GOOD.items() if not feed(suffix, text.encode())] == []
+    assert [suffix for suffix, text in GOOD.items() if not feed(suffix, _bytes(text))] == []
 
 
 @pytest.mark.parametrize("suffix", TARGETS)
 def test_damaged_files_are_read_or_refused_by_name(suffix: str) -> None:
     rng = random.Random(suffix)
-    whole = GOOD[suffix].encode()
+    whole = _bytes(GOOD[suffix])
     read = sum(feed(suffix, damaged(whole, rng)) for _ in range(60))
     assert read < 60, "some of the damage is noticed"
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
 
 
 def damaged(whole: bytes, rng: random.Random) -> bytes:

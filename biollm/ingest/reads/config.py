@@ -15,8 +15,10 @@ Context = Literal["CG", "CHG", "CHH", "unknown"]
 class ReadOptions(Section):
     """Which reads and calls are taken, for read records and for pileups."""
 
-    kind: Literal["modbam", "bisulfite"] = Field(
-        default="modbam", description="modbam: MM/ML tags (ONT, PacBio); bisulfite: Bismark's XM/XG tags, or C against T over a reference"
+    kind: Literal["modbam", "bisulfite", "methylbert"] = Field(
+        default="modbam",
+        description="modbam: MM/ML tags (ONT, PacBio); bisulfite: Bismark's XM/XG tags, or C against T over a reference; methylbert: the "
+        "read tables of MethylBERT, with the label `ctype`",
     )
     modifications: tuple[str, ...] = Field(
         default=("5mC",), min_length=1, description=f"what to read: {', '.join(BASE_OF_NAME)}, or ChEBI:<number>; others are only counted"
@@ -33,7 +35,8 @@ class ReadOptions(Section):
         default=0.5,
         ge=0.5,
         lt=1.0,
-        description="in a pileup, a call is modified at this probability or more, unmodified at 1 - this or less, and else not valid",
+        description="in a pileup and for convert_cytosines, a call is modified at this probability or more, unmodified at 1 - this or "
+        "less, and else not valid",
     )
     skipped_bases: Literal["as_specified", "unknown"] = Field(
         default="as_specified",
@@ -43,6 +46,11 @@ class ReadOptions(Section):
     keep_supplementary: bool = Field(default=False, description="take the further pieces of a split alignment too")
     restore_cytosines: bool = Field(
         default=False, description="write C where a bisulfite call shows that the molecule had one, not the T that was read"
+    )
+    convert_cytosines: Literal["no", "called", "all"] = Field(
+        default="no",
+        description="write reads of kind modbam or methylbert as bisulfite sequencing would read them, T for C. called: where a call says "
+        "that the C is not methylated; all: wherever none says that it is (callers of CG alone leave most C without a call)",
     )
     reference: str | None = Field(
         default=None, description="FASTA of the genome that the reads were aligned to; with it each call is checked"
@@ -68,4 +76,11 @@ class ReadOptions(Section):
             raise ValueError("kind bisulfite knows only the modification 5mC (which holds 5hmC too); set modifications: [5mC]")
         if self.restore_cytosines and self.kind != "bisulfite":
             raise ValueError("restore_cytosines is for kind bisulfite: other reads keep their cytosines; remove it")
+        if self.convert_cytosines != "no" and self.kind == "bisulfite":
+            raise ValueError("convert_cytosines is set, but reads of kind bisulfite are converted already; remove it")
+        if self.convert_cytosines != "no" and "5mC" not in self.modifications:
+            raise ValueError(f"convert_cytosines needs the calls of 5mC, but modifications is {list(self.modifications)}; add 5mC")
+        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.kind == "methylbert" and (foreign := sorted(changed - {"kind", "convert_cytosines"})):
+            raise ValueError(f"kind methylbert is a table of reads that were chosen and called already; remove {', '.join(foreign)}")
         return self

@@ -10,21 +10,25 @@ import polars as pl
 from biollm.core.alphabets import ALPHABETS
 from biollm.core.errors import DataError
 from biollm.core.streams import read_lines
+from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.reads.modifications import Floats
-from biollm.ingest.reads.records import list_column, unique_id
+from biollm.ingest.reads.records import converted, list_column, unique_id
 
 _COLUMNS = ("name", "flag", "ref_name", "ref_pos", "dna_seq", "methyl_seq", "ctype")
 _KMER = 3
+_AS_IT_IS = ReadOptions(kind="methylbert")
 
 
-def read_methylbert_table(file: Path) -> pl.DataFrame:
+def read_methylbert_table(file: Path, options: ReadOptions = _AS_IT_IS) -> pl.DataFrame:
     """The rows of a tab-separated table (its name may end in .csv): one read each.
 
-    Columns: id (unique), contig, start_0based (of the alignment), group (read name: mates share it), sequence (reference bases along the
-    plus strand, as the 3-mers spell them: one fewer than the read has), track_5mC List(Float32) at the C of each CpG of the plus strand,
-    for reads of either strand (1 methylated, 0 unmethylated, null none), label_ctype (what the reads come from: T tumour, N normal).
+    Columns: id (unique), contig, start_0based (of the alignment), end, group (read name: mates share it), sequence (reference bases along
+    the plus strand, as the 3-mers spell them: one fewer than the read has), track_5mC List(Float32) at the C of each CpG of the plus
+    strand, for reads of either strand (1 methylated, 0 unmethylated, null none), label_ctype (what the reads come from: T tumour, N
+    normal).
     The other columns of such tables tell the label (run id, the read itself, XM, MD) and are not taken; a read name may tell it too, so
     group and id are no features. The 3-mer number i covers bases i..i+2, and its methylation is that of base i+1.
+    options: of them only convert_cytosines counts, which writes the plus strand as bisulfite sequencing would read it.
     Raises DataError naming file and line for a missing column, 3-mers that are none or do not overlap, another letter than 0, 1 and 2, a
     methylation string of another length, a call that is not at a CpG, and an empty label.
     """
@@ -35,7 +39,7 @@ def read_methylbert_table(file: Path) -> pl.DataFrame:
         raise DataError(f"{file} line 1: no column '{missing[0]}'; expected a tab-separated table with {', '.join(_COLUMNS)}")
     index = [header.index(name) for name in _COLUMNS]
     numbers: dict[str, int] = {}
-    rows: list[tuple[str, str, int, str, str, str]] = []
+    rows: list[tuple[str, str, int, int, str, str, str]] = []
     tracks: list[Floats] = []
     for number, line in lines:
         if not line:
@@ -51,12 +55,13 @@ def read_methylbert_table(file: Path) -> pl.DataFrame:
             raise DataError(f"{place}: flag '{flag}' and ref_pos '{start}'; expected whole numbers, ref_pos from 1")
         sequence = _join(place, kmers)
         mate = {0x40: "/1", 0x80: "/2"}.get(int(flag) & 0xC0, "")
-        rows.append((unique_id(name + mate, numbers), contig, int(start) - 1, name, sequence, label))
         tracks.append(_track(place, sequence, methylation))
+        text = converted(sequence, {"5mC": tracks[-1]}, options)
+        rows.append((unique_id(name + mate, numbers), contig, int(start) - 1, int(start) - 1 + len(text), name, text, label))
     if not rows:
         raise DataError(f"{file}: holds no read behind its header; export it again")
-    frame = pl.DataFrame(rows, schema=["id", "contig", "start_0based", "group", "sequence", "label_ctype"], orient="row")
-    return frame.insert_column(5, list_column(tracks).alias("track_5mC"))
+    frame = pl.DataFrame(rows, schema=["id", "contig", "start_0based", "end", "group", "sequence", "label_ctype"], orient="row")
+    return frame.insert_column(6, list_column(tracks).alias("track_5mC"))
 
 
 def _join(place: str, kmers: str) -> str:

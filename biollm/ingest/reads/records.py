@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ import pysam
 from biollm.core.alphabets import DNA, DNA_FOLD
 from biollm.core.errors import DataError
 from biollm.ingest.reads.bam import Alignments, Counts, Reference, add, bases_at, check_alignment, reference_places, strand_of
-from biollm.ingest.reads.bisulfite import bisulfite_records, call_values, restore_cytosines
+from biollm.ingest.reads.bisulfite import bisulfite_records, bisulfite_text, call_values, convert, restore_cytosines
 from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.reads.modbam import keep_contexts, modified_records
 from biollm.ingest.reads.modifications import BASE_OF_NAME, Bases, Floats, ModTrack, to_bases
@@ -79,7 +79,7 @@ def iterate_reads(file: Path, options: ReadOptions, counts: Counts, reference: R
                 record.reference_start if record.is_mapped else None,
                 record.reference_end if record.is_mapped else None,
                 strand if record.is_mapped else None,
-                _spell(alignments, record, sequence, counts),
+                converted(_spell(alignments, record, sequence, counts), merged, options),
                 merged,
                 calls,
             )
@@ -169,6 +169,29 @@ def _spell(alignments: Alignments, record: pysam.AlignedSegment, bases: Bases, c
         )
     add(counts, "bases_folded_to_N", int(np.count_nonzero(foreign)))
     return sequence.translate(DNA_FOLD)
+
+
+# What bisulfite leaves as it is; 5fC and 5caC become T as C does.
+_PROTECTED = ("5mC", "5hmC")
+
+
+def converted(sequence: str, tracks: Mapping[str, Floats], options: ReadOptions) -> str:
+    """A read in the letters that the options ask for: as it is, or as bisulfite sequencing would read the molecule.
+
+    sequence: in the direction of the molecule; tracks: (L,) probability of each modification, NaN = no call.
+    """
+    if options.convert_cytosines == "no":
+        return sequence
+    known = [tracks[name] for name in _PROTECTED if name in tracks]  # each of them is one base's share of one whole
+    protected = np.where(np.all(np.isnan(known), axis=0), np.nan, np.nansum(known, axis=0))
+    methylated = protected >= options.call_threshold
+    if options.convert_cytosines == "all":
+        return convert(sequence, methylated, "+")
+    calls = np.full(len(sequence), ord("."), dtype=np.uint8)
+    calls[protected <= 1 - options.call_threshold] = ord("u")
+    calls[methylated] = ord("U")
+    calls[to_bases(sequence) != ord("C")] = ord(".")  # a value on G is that of the other strand
+    return bisulfite_text(sequence, calls.tobytes().decode("ascii"))
 
 
 def nothing_kept(counts: Counts) -> str:

@@ -47,6 +47,11 @@ class OntologyOptions(Section):
         default=None, ge=0, description="`ancestor` names the one ancestor this many is_a steps below the root (HPO categories: 1)"
     )
     synonyms: bool = Field(default=True, description="the text names the synonyms too")
+    question: str | None = Field(
+        default=None,
+        pattern=r"\{name\}",
+        description="make each definition the answer to this question about {name}, to tune on instructions; terms without one are dropped",
+    )
 
 
 class CellOptions(Section):

@@ -59,7 +59,7 @@ FORMATS: dict[FormatName, Format] = {
     "pubmed": Format("xmls.read_pubmed", "record", "text"),
     "jats": Format("xmls.read_jats", "record", "text"),
     "icd10cm": Format("xmls.read_icd", "record", "text"),
-    "obo": Format("ontologies.read_obo", "line", "text"),
+    "obo": Format("ontologies.read_obo", "line", "text", extra=("messages",)),
     "h5ad": Format("cells.read_h5ad", "row", "text"),
 }
 _BY_SUFFIX: dict[str, FormatName] = {

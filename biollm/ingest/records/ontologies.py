@@ -6,6 +6,7 @@ caller may catch), and does not say at which line a term stands.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ def read_obo(source: Source, options: RecordOptions) -> Iterator[Record]:
     terms are dropped.
 
     Fields: name, definition, synonyms, namespace, parents, and where `ontology.level` is set `ancestor`: the name of the one ancestor at
-    that level, missing where a term has several or none there.
+    that level, missing where a term has several or none there; where `ontology.question` is set `messages`: it and the definition.
     Raises DataError for a line that is no OBO, a term without id or name or with two of one id, and a root that is no term.
     """
     terms: dict[str, Term] = {}
@@ -75,6 +76,12 @@ def read_obo(source: Source, options: RecordOptions) -> Iterator[Record]:
             if settings.level is not None:
                 above = tops[term.id]
                 fields["ancestor"] = terms[next(iter(above))].name if len(above) == 1 else None
+            if settings.question is not None:
+                if not term.definition:
+                    yield Record(term.number, {}, term.id, drop="term without a definition")
+                    continue
+                turns = [("user", settings.question.replace("{name}", term.name)), ("assistant", term.definition)]
+                fields["messages"] = json.dumps([{"role": role, "content": said} for role, said in turns], ensure_ascii=False)
             yield Record(term.number, fields, term.id, _as_text(term, settings.synonyms))
 
 

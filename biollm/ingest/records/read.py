@@ -116,7 +116,7 @@ def _read_part(source: Source, name: FormatName, options: RecordOptions, modalit
             part.dropped.append((identity, number, cleaned.drop))
             continue
         part.altered += cleaned.altered
-        held = {"number": number, "sequence": cleaned.sequence} | values | {extra: record.fields[extra] for extra in form.extra}
+        held = {"number": number, "sequence": cleaned.sequence} | values | {extra: record.fields.get(extra) for extra in form.extra}
         rows.append(tuple(held[column] for column in schema))
         if len(rows) >= _BATCH_ROWS:
             batches.append(pl.DataFrame(rows, schema=schema, orient="row"))
@@ -229,7 +229,7 @@ def _join(parts: list[_Part], options: RecordOptions, modality: Modality, facts:
         frame = columns.with_splits(frame, options, place)
     labels = [f"label_{name}" for name in options.labels]
     rest = [name for name in ("group", "split") if name in frame.columns] + [f"covariate_{name}" for name in options.covariates]
-    extra = [name for name in ("messages", "tags") if name in frame.columns]
+    extra = [name for name in ("messages", "tags") if name in frame.columns and frame[name].null_count() < frame.height]
     return RecordTable(frame.select("id", "sequence", *labels, *rest, *extra), counts, dropped, facts)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import lzma
 import re
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -20,6 +22,10 @@ from biollm.ingest.records.config import ArchiveOptions
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive of no file
 _CHUNK_BYTES = 1 << 20
+# What zipfile raises for damaged archives; the last four are no checks of its own, but what fuzzing brought out.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OSError, IndexError, KeyError, OverflowError, struct.error,
+)  # fmt: skip
 # Signs of a member that no one means: resource forks of macOS, and files that begin with a dot.
 _CLUTTER = ("__MACOSX", ".")
 _OFFICE = {"xl/workbook.xml": "an Excel workbook", "word/document.xml": "a Word document", "content.xml": "an OpenDocument file"}
@@ -105,7 +111,8 @@ def _choose_member(archive: Path, wanted: str | None) -> str:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [info.filename for info in opened.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+    except (*_ZIP_FAULTS, NotImplementedError) as error:
+        _pass_on_faults_of_the_disk(error)
         raise DataError(f"{archive}: not a whole zip archive: {error}; fetch or export it again") from None
     for part, what in _OFFICE.items():
         if part in members:
@@ -135,12 +142,17 @@ def _copy_member(archive: Path, name: str, target: Path, max_bytes: int) -> None
                     if copied > max_bytes:
                         raise DataError(too_large)
                     copy.write(chunk)
-    except RuntimeError as error:  # what zipfile raises for a member behind a password
-        raise DataError(f"{shown}: cannot be unpacked: {error}; give an archive without a password") from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
-            raise
+    except RuntimeError as error:  # what zipfile raises for a member behind a password, or packed in a way it does not know
+        raise DataError(f"{shown}: cannot be unpacked: {error}; pack it again with deflate and without a password") from None
+    except _ZIP_FAULTS as error:
+        _pass_on_faults_of_the_disk(error)
         raise DataError(f"{shown}: the archive is damaged or cut off: {error}; fetch or export it again") from None
+
+
+def _pass_on_faults_of_the_disk(error: Exception) -> None:
+    """Raise it again if it is not the archive's; a damaged directory sends zipfile to a place before the file's beginning (EINVAL)."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
 
 
 def load_extra(module: str, extra: str) -> Any:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import array
 import gzip
+import json
+import re
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,17 @@ import numpy as np
 import polars as pl
 import pysam
 import pytest
+from pydantic import ValidationError
 
 from biollm.core.alphabets import reverse_complement
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, ResourceError
 from biollm.core.job import Job
+from biollm.doctor import examine
 from biollm.ingest import genome
 from biollm.ingest.config import Config
 from biollm.ingest.stage import run
 from biollm.modeling.corpus import read_records, read_tracks
+from biollm.stages import Run
 
 Dna = Callable[[int, int], str]
 Text = Callable[..., str]
@@ -294,6 +301,162 @@ def test_reads_become_records_with_their_group_and_track(tmp_path: Path) -> None
     assert table.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
     assert {round(values[0]) for values in table["track_5mC"].to_list()} == {0, 1}
     assert table["track_5mC"][0].null_count() == 39
+
+
+def _methylbert(folder: Path, name: str, seed: int) -> None:
+    """200 reads of 41 bases with a CpG at their end, on 8 contigs, 200 bases from start to start, the first one at 100 * seed."""
+    rng, rows = np.random.default_rng(seed), ["name\tflag\tref_name\tref_pos\tdna_seq\tmethyl_seq\tctype"]
+    for number in range(200):
+        bases = "".join(rng.choice(list("ACGT"), 38)).replace("CG", "CA") + "CGA"
+        kmers = " ".join(bases[i : i + 3] for i in range(39))
+        start, called = 1 + 200 * (number // 8) + 100 * seed, number % 2
+        rows.append(f"m{number}\t0\tchr{number % 8}\t{start}\t{kmers}\t{'2' * 37}{called}2\t{'TN'[called]}")
+    (folder / name).write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("by", ["group", "contig", "block"])
+def test_read_tables_of_methylbert_become_records_split_as_asked(tmp_path: Path, by: str) -> None:
+    for seed, name in enumerate(("one.csv", "two.csv")):  # the same read names in both
+        _methylbert(tmp_path, name, seed)
+    config = {
+        "sources": [{"name": "m", "reads": "*.csv", "read_bam": {"kind": "methylbert", "convert_cytosines": "all"}}],
+        "split": {"by": by, "block_bases": 500, "gap_bases": 100},
+        "duplicates": {"conflicting": "drop"},
+    }
+    table, facts = run_records(tmp_path, config)
+    assert facts["sources"]["m"]["counts"] == {"records": 400, "kept": 400}
+    assert {"m0", "m0#2"} <= set(table["id"])
+    assert table.height == 400 - facts["dropped"].get("near_another_split", 0)
+    assert table["label_ctype"].value_counts().height == 2
+    methylated = table["track_5mC"].list.sum() == 1
+    assert (table["sequence"].str.count_matches("C") == methylated.cast(pl.UInt32)).all(), "the C that is left is the methylated one"
+    if by == "block":
+        key = pl.format("{}:{}", "contig", pl.col("start_0based") // 500)
+        assert facts["dropped"]["near_another_split"] > 0
+        ordered = table.sort("contig", "start_0based")
+        follows = ordered.with_columns(
+            (pl.col("start_0based").shift(-1) - pl.col("end")).alias("gap"),
+            (pl.col("contig") == pl.col("contig").shift(-1)).alias("beside"),
+            (pl.col("split") != pl.col("split").shift(-1)).alias("other"),
+        ).filter("beside", "other")
+        assert follows.height > 5
+        assert (follows["gap"] >= 100).all()
+    else:
+        key = pl.col("contig") if by == "contig" else pl.col("id").str.split("#").list.first()
+    assert table.group_by(key).agg(pl.col("split").n_unique())["split"].max() == 1
+    assert table["split"].n_unique() == 3
+
+
+def test_the_reads_of_methylbert_leak_by_their_names_and_nothing_else_between_blocks(tmp_path: Path) -> None:
+    real = Path(__file__).parents[4] / "shared" / "data" / "human_tumour_normal_reads_methylbert"
+    if not real.is_dir():
+        pytest.skip(f"no real data at {real}")
+    (tmp_path / "real").symlink_to(real)
+    config: dict[str, Any] = {
+        "sources": [{"name": "m", "reads": "real/*_seq.csv", "read_bam": {"kind": "methylbert"}}],
+        "split": {"by": "block"},
+        "duplicates": {"conflicting": "drop"},
+    }
+    with pytest.raises(DataError, match=r"(?s)the splits leak[^\n]*\n[^\n]*'id' alone predicts 'label_ctype': AUROC 1\.000[^\n]*\nMend"):
+        run_records(tmp_path, config)
+    reason = "the run is in the read's name, which no model sees"
+    table, facts = run_records(tmp_path, config | {"audit": {"leakage": {"allow": reason}}})
+    assert table.height + sum(facts["dropped"].values()) == 2041
+    config["split"] = {"by": "group"}
+    with pytest.raises(DataError, match=r"test rows \([89]\d\.\d %\) have a near copy in an earlier split"):
+        run_records(tmp_path, config)
+
+
+@pytest.mark.parametrize("place", ["t.zip::in/t.csv", "*.zip::in/t.csv"])
+def test_a_member_of_a_zip_is_named_in_the_resource_too(tmp_path: Path, place: str) -> None:
+    rows = [f"p{i},{sequence},{i % 2},," for i, sequence in enumerate(_peptides(60))]
+    config = _table(tmp_path, rows)
+    wanted, _ = run_records(tmp_path, config)
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.write(tmp_path / "t.csv", "in/t.csv")
+        archive.writestr("other.csv", "a,b\n1,2\n")
+    config["sources"][0]["records"] = place
+    found, _ = run_records(tmp_path, config)
+    assert found.equals(wanted)
+    settings = Config.model_validate(config)
+    assert settings.resources() == [place.partition("::")[0]], "what counts for running again is the archive"
+    with pytest.raises(DataError, match=r"t\.zip: no member 'in/x\.csv'; it holds in/t\.csv, other\.csv"):
+        run_records(tmp_path, config | {"sources": [config["sources"][0] | {"records": "t.zip::in/x.csv"}]})
+    config["sources"][0]["read"]["archive"] = {"member": "other.csv"}
+    with pytest.raises(ValidationError, match=r"records name the member 'in/t\.csv', and read\.archive\.member 'other\.csv'; keep one"):
+        Config.model_validate(config)
+
+
+def test_members_of_a_zip_are_refused_where_they_are_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "g.zip", "w") as archive:
+        archive.writestr("g.fa", ">a\nACGT\n")
+    with pytest.raises(ResourceError, match=r"g\.zip::g\.fa: only `records` of ingest are read out of a zip archive; unpack it"):
+        run_records(tmp_path, {"sources": [{"name": "g", "sequences": "g.zip::g.fa"}]})
+
+
+def test_a_split_by_similarity_names_its_tool_and_keeps_relatives_together(tmp_path: Path) -> None:
+    founders = _peptides(60)
+    rows = [
+        f"p{i}-{k},{founder[:k]}W{founder[k + 1 :]},{i % 2}," + ","
+        for i, founder in enumerate(founders)
+        for k in (3, 16)
+        if founder[k] != "W"
+    ]
+    config = _table(tmp_path, rows) | {"split": {"by": "similarity", "similarity": 0.3}}
+    table, facts = run_records(tmp_path, config)
+    assert facts["split_tool"] == "builtin"
+    family = table.group_by(pl.col("id").str.split("-").list.first()).agg(pl.col("split").n_unique(), pl.col("group").n_unique())
+    assert family["split"].max() == family["group"].max() == 1
+    config["split"]["tool"] = "mmseqs2"
+    if shutil.which("mmseqs") is None:
+        with pytest.raises(ResourceError, match="no program 'mmseqs' is on the PATH"):
+            run_records(tmp_path, config)
+        return
+    by_alignment, facts = run_records(tmp_path, config)
+    assert facts["split_tool"].startswith("mmseqs2 ")
+    assert by_alignment.equals(table), "one substitution in 20 residues: both tools see the same families"
+    again, _ = run_records(tmp_path, config)
+    assert again.equals(by_alignment)
+
+
+def test_a_tool_that_is_installed_is_spoken_of_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"p{i},{sequence},{i % 2},," for i, sequence in enumerate(_peptides(60))]
+    config = _table(tmp_path, rows) | {"split": {"by": "similarity"}}
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    without, _ = run_records(tmp_path, config)
+    assert "MMseqs2" not in capsys.readouterr().err
+    (tmp_path / "bin" / "mmseqs").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "mmseqs").chmod(0o755)
+    beside, facts = run_records(tmp_path, config)
+    assert "MMseqs2 is installed here; split.tool: mmseqs2 would keep distant relatives together" in capsys.readouterr().err
+    assert beside.equals(without)
+    assert facts["split_tool"] == "builtin"
+
+
+def test_doctor_says_that_the_tool_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    config = _table(tmp_path, ["p,MKV,1,,"]) | {"split": {"by": "similarity", "tool": "mmseqs2"}}
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "ingest": config}))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not examine(Run.load(tmp_path / "r.yaml"))
+    assert re.search(r"MISSING\s+ingest runs mmseqs\s+not on the PATH", capsys.readouterr().out)
+    (tmp_path / "mmseqs").write_text("#!/bin/sh\n")
+    (tmp_path / "mmseqs").chmod(0o755)
+    assert examine(Run.load(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"split": {"by": "random", "tool": "mmseqs2"}}, "split.tool is mmseqs2, but split.by is random; a tool is for by: similarity"),
+        ({"modality": "text", "split": {"by": "similarity", "tool": "mmseqs2"}}, "mmseqs2, which aligns dna, rna, protein, not text"),
+    ],
+)
+def test_a_tool_that_cannot_be_used_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Config.model_validate(_table(tmp_path, []) | changed)
 
 
 def test_equal_records_with_two_labels_are_refused_and_equal_ones_dropped(tmp_path: Path) -> None:

@@ -158,6 +158,26 @@ def test_a_modality_that_the_corpus_does_not_have_is_refused(tmp_path: Path, tin
         Run.load(without_a_model(tiny_recipe, tmp_path, tokenizer={"modality": "protein", "kind": "char"}))
 
 
+def test_without_a_modality_the_tokenizer_is_of_the_corpus(tmp_path: Path) -> None:
+    values = {
+        "name": "own",
+        "ingest": {"modality": "protein", "sources": [{"name": "p", "records": "p.csv"}]},
+        "tokenizer": {"kind": "bpe", "vocab_size": 40},
+    }
+    (tmp_path / "p.csv").write_text("sequence\n" + "".join(f"{protein}\n" for protein in dict.fromkeys(PROTEINS)))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    loaded = Run.load(path, out=tmp_path / "out")
+    loaded.run_stage(BY_NAME["ingest"])
+    assert loaded.run_stage(TOKENIZER)[0].facts["modality"] == "protein"
+    for option, message in (
+        ("vocab_size=20", "tokenizer.vocab_size is 20, but a bpe tokenizer for protein has at least 26 tokens"),
+        ("reverse_complement=true", "tokenizer: reverse_complement is true, but protein has no second strand"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Run.load(path, [f"tokenizer.{option}"])
+
+
 def test_a_vocabulary_below_the_alphabet_of_the_bases_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "base" / "tokenizer.json"))

@@ -4,11 +4,13 @@ import csv
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from biollm.core.errors import DataError
+from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.reads.methylbert import read_methylbert_table
 
 _HEADER = "name\tflag\tref_name\tref_pos\textra\tdna_seq\tmethyl_seq\tctype"
@@ -44,16 +46,25 @@ def test_a_row_becomes_a_read_with_values_at_its_cpgs(tmp_path: Path) -> None:
             "id": pl.String,
             "contig": pl.String,
             "start_0based": pl.Int64,
+            "end": pl.Int64,
             "group": pl.String,
             "sequence": pl.String,
             "track_5mC": pl.List(pl.Float32),
             "label_ctype": pl.String,
         }
     )
-    assert frame.row(0) == ("a/1", "chr2", 10, "a", "ACGTCGA", [None, 1, None, None, 0, None, None], "T")
+    assert frame.row(0) == ("a/1", "chr2", 10, 17, "a", "ACGTCGA", [None, 1, None, None, 0, None, None], "T")
     assert frame["id"].to_list() == ["a/1", "a/2", "a/1#2"]
     assert frame["group"].unique().to_list() == ["a"]
     assert frame["label_ctype"].to_list() == ["T", "N", "T"]
+
+
+@pytest.mark.parametrize(("letters", "text"), [("no", "ACGTCGAC"), ("called", "ACGTTGAC"), ("all", "ACGTTGAT")])
+def test_a_table_is_written_as_bisulfite_sequencing_would_read_it(tmp_path: Path, letters: Any, text: str) -> None:
+    file = write(tmp_path, {"dna_seq": "ACG CGT GTC TCG CGA GAC", "methyl_seq": "122022"})
+    frame = read_methylbert_table(file, ReadOptions(kind="methylbert", convert_cytosines=letters))
+    assert frame["sequence"].to_list() == [text]
+    assert frame["track_5mC"].to_list() == [[None, 1, None, None, 0, None, None, None]], "the values stay where they were"
 
 
 def test_gzip_reads_alike(tmp_path: Path) -> None:

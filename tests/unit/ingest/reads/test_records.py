@@ -31,6 +31,30 @@ def read(file: Path, reference: Reference | None = None, **options: Any) -> tupl
     return pl.concat(list(batches)), batches.counts
 
 
+@pytest.mark.parametrize(
+    ("letters", "options", "forward"),
+    [
+        ("no", {}, "ACGCGCAGC"),
+        ("called", {}, "ACGTGCAGC"),
+        ("all", {}, "ACGTGTAGT"),
+        ("called", {"call_threshold": 0.9}, "ACGTGCAGC"),
+        ("all", {"call_threshold": 0.9}, "ATGTGTAGT"),
+        ("all", {"modifications": ("5mC", "5hmC")}, "ACGTGCAGT"),
+        ("called", {"modifications": ("5mC", "5hmC")}, "ACGTGCAGC"),
+    ],
+)
+def test_native_reads_are_written_as_bisulfite_sequencing_would_read_the_molecule(
+    write_bam: Write, record: Record, letters: str, options: dict[str, Any], forward: str
+) -> None:
+    """The calls: C1 at 0.79 methylated, C3 at 0.1; C5 only 0.8 hydroxymethylated; C8 none; on either strand."""
+    tags = {"MM": "C+m?,0,0;C+h?,2;", "ML": [201, 25, 205]}
+    molecule = "ACGCGCAGC"
+    file = write_bam([record("a", molecule, 10, **tags), record("b", reverse_complement(molecule), 20, flag=16, **tags)])
+    frame, _ = read(file, convert_cytosines=letters, **options)
+    assert frame["sequence"].to_list() == [forward, forward]
+    assert frame["track_5mC"].list.len().to_list() == [9, 9]
+
+
 def refusal(file: Path, reference: Reference | None = None, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         read(file, reference, **options)
@@ -386,6 +410,9 @@ def test_places_are_those_of_htslib(cigar: str, record: Record) -> None:
         ({"modifications": ("5mC", "5mC")}, "modifications names one twice"),
         ({"kind": "bisulfite", "modifications": ("6mA",)}, "kind bisulfite knows only the modification 5mC"),
         ({"restore_cytosines": True}, "restore_cytosines is for kind bisulfite"),
+        ({"kind": "bisulfite", "convert_cytosines": "called"}, "reads of kind bisulfite are converted already; remove it"),
+        ({"modifications": ("5hmC",), "convert_cytosines": "all"}, "needs the calls of 5mC, but modifications is ['5hmC']; add 5mC"),
+        ({"kind": "methylbert", "min_mapq": 3}, "a table of reads that were chosen and called already; remove min_mapq"),
         ({"min_mapq": 255}, "less than or equal to 254"),
         ({"call_threshold": 0.4}, "greater than or equal to 0.5"),
         ({"call_treshold": 0.8}, "Extra inputs are not permitted"),

@@ -344,6 +344,14 @@ def _lying_zip() -> bytes:
     return bytes(data)
 
 
+def _misplaced_zip() -> bytes:
+    """The directory is said to lie 1,000 bytes further on, and the members, counted from it, before the file's beginning."""
+    data = bytearray(_zip({"a.csv": b"sequence\nAC\n"}))
+    at = data.index(b"PK\x05\x06") + 16
+    data[at : at + 4] = struct.pack("<I", struct.unpack("<I", data[at : at + 4])[0] + 1000)
+    return bytes(data)
+
+
 def _locked_zip() -> bytes:
     data = bytearray(_zip({"a.csv": b"sequence\nAC\n"}))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -360,13 +368,15 @@ def _locked_zip() -> bytes:
         (_zip({"a.csv": b"sequence\n" + b"A" * 5000}), {"archive": {"max_bytes": 1000}},
          ("unpacks to more than archive.max_bytes = 1000", "raise the limit")),
         (_lying_zip(), {}, ("a.csv: the archive is damaged or cut off", "fetch or export it again")),
+        (_misplaced_zip(), {}, ("a.csv: the archive is damaged or cut off", "fetch or export it again")),
+        (_zip({"a.csv": b"sequence\nAC\n"}).replace(b"a.csv", b"\0.csv"), {}, ("not a whole zip archive", "fetch or export it again")),
         (_locked_zip(), {}, ("a.csv: cannot be unpacked", "without a password")),
         (_zip({"a.csv": b"sequence\nACGTACGT\n"})[:40], {}, ("not a whole zip archive", "fetch or export it again")),
         (_zip({"a.csv": b""}), {}, ("a.csv line 1: the file is empty", "export the archive again")),
         (_zip({"inner.zip": _zip({"a.csv": b"sequence\nAC\n"})}), {}, ("inner.zip line 1", "a zip archive", "unpack it")),
         (_zip({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), {}, ("an Excel workbook", "save it as CSV")),
     ],
-    ids=["which", "no member", "empty", "bomb", "lying bomb", "locked", "cut", "empty member", "nested", "excel"],
+    ids=["which", "no member", "empty", "bomb", "lying bomb", "misplaced", "nameless", "locked", "cut", "empty member", "nested", "excel"],
 )  # fmt: skip
 def test_bad_archives_are_refused(reads: Reads, tmp_path: Path, content: bytes, options: dict[str, Any], says: tuple[str, ...]) -> None:
     with pytest.raises(DataError) as refused:

@@ -225,6 +225,16 @@ def test_a_circle_of_terms_ends(reads: Reads) -> None:
     assert reads({"a.obo": obo}, "text", labels={"t": "ancestor"}, ontology={"level": 1}).frame["label_t"].to_list() == [None, "a", "a"]
 
 
+def test_definitions_of_an_ontology_become_answers(reads: Reads) -> None:
+    obo = 'format-version: 1.2\n\n[Term]\nid: A\nname: a term\ndef: "What \\"a\\" is." [x]\n\n[Term]\nid: B\nname: b\n'
+    table = reads({"a.obo": obo}, "text", ontology={"question": "What is {name}?"})
+    assert [json.loads(turns) for turns in table.frame["messages"]] == [
+        [{"role": "user", "content": "What is a term?"}, {"role": "assistant", "content": 'What "a" is.'}]
+    ]
+    assert table.dropped["reason"].to_list() == ["term without a definition"]
+    assert "messages" not in reads({"a.obo": obo}, "text").frame.columns
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.text("ACGTUNRYacgtunry", min_size=1, max_size=30), min_size=1, max_size=8),
