@@ -161,7 +161,7 @@ class Run:
         return sha256_json(
             {
                 "stage": stage.name,
-                "config": section.model_dump(mode="json"),
+                "config": section.identity(),
                 "base": self.recipe.base.model_dump(mode="json") if self._reads_base(stage) else None,
                 "seed": self.recipe.seed,
                 "threads": self.recipe.threads,

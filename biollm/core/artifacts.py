@@ -5,7 +5,8 @@
         .ingest.partial/        being written; renamed to ingest/ when whole
         .ingest.replaced/       the previous artifact during the instant of the exchange
         .ingest.lock            held while a process works on the stage; the kernel frees it however that process dies
-        .pretrain.work/<key>/   what a killed run may continue from; removed when the artifact is whole
+        .pretrain.work/<key>/   what a killed run may continue from; removed when the artifact is whole. Where a stage sealed
+                                a part of it, that is hours of work: then a run with another key is refused
 
 A manifest has two digests. The **key** says what the artifact was made from (stage, config, seed, code, inputs): an artifact
 whose key is the wanted one is not made again. The **digest** says what is in it: the files' names and contents.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import json
 import platform
 import shutil
 import time
@@ -30,6 +32,8 @@ from biollm.core.errors import ArtifactError, ConfigError, storage_error
 from biollm.core.files import files_below, read_json, sha256_file, sha256_json, sync, write_json
 from biollm.core.machine import describe_machine, peak_memory_mib
 
+SEAL = "seal.json"  # in a folder within the work of a stage: sha256 of its files, written last
+_MADE_FROM = "made_from.json"
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 # Some libraries write files that only their owner may read; results are for the whole lab.
@@ -125,7 +129,8 @@ def make_artifact(
 
     fill(out, work) writes the files into `out` and returns the facts for the manifest; `work` keeps what a killed run may
     continue from, and is empty for another key. An older artifact in `folder` stays until the new one is whole.
-    Raises ResourceError if the file system refuses a write; whatever `fill` raises passes through.
+    Raises ArtifactError if a run with another key was cut and left sealed work, naming what differs; ResourceError if the file
+    system refuses a write; whatever `fill` raises passes through.
     """
     started = time.monotonic()
     partial, replaced = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.replaced")
@@ -136,10 +141,15 @@ def make_artifact(
         with _locked(folder.with_name(f".{folder.name}.lock"), stage):
             if replaced.exists() and not folder.exists():
                 replaced.rename(folder)  # killed between the two renames below
-            _remove(partial, replaced, *(p for p in works.glob("*") if p != work))
+            made_from = {"config": config, "seed": seed, "inputs": inputs}
+            others = [p for p in works.glob("*") if p != work]
+            for other in others:
+                _refuse_to_discard(other, stage, made_from)
+            _remove(partial, replaced, *others)
             try:
                 partial.mkdir()
                 work.mkdir(parents=True, exist_ok=True)
+                write_json(work / _MADE_FROM, made_from)
                 facts = fill(partial, work)
                 for file in files_below(partial):
                     file.chmod(_FILE_MODE)
@@ -189,6 +199,36 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def _refuse_to_discard(work: Path, stage: str, made_from: dict[str, Any]) -> None:
+    """Raises ArtifactError if the work of a run that was cut holds something sealed; says how that run differs from the present one."""
+    if not any(work.rglob(SEAL)):
+        return
+    try:
+        before = read_json(work / _MADE_FROM)
+    except (FileNotFoundError, ConfigError):
+        before = {}
+    told = [f"{key} was {_shown(old)}, is {_shown(new)}" for key, old, new in _differences(before, made_from)]
+    raise ArtifactError(
+        f"{work}: a run of the stage '{stage}' was cut here, and this one would not go on from it: "
+        f"{'; '.join(told) or 'biollm itself, its packages or the thread count changed'}. "
+        f"Put that back to go on, or remove {work} to begin anew"
+    )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) where two nested dictionaries differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _manifest_sha256(values: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 # A bar appears only for work that takes longer than this.
 BAR_DELAY_SECONDS = 2.0
+# transformers and peft import the first two where they are installed; they speak of kernels that the machine has no use for.
+_LOUD_WHEN_IMPORTED = ("torchao", "bitsandbytes", "torch.utils._pytree")
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -31,5 +33,5 @@ def quiet_libraries() -> None:
     """Silence chatter of libraries that a user cannot act on; their errors still raise."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|deepspeed|peft|accelerate|skops)\b.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|transformers|deepspeed|peft|accelerate)\b.*")
-    for name in ("transformers", "deepspeed", "DeepSpeed", "accelerate", "peft", "torch.distributed"):
+    for name in ("transformers", "deepspeed", "DeepSpeed", "accelerate", "peft", "torch.distributed", *_LOUD_WHEN_IMPORTED):
         logging.getLogger(name).setLevel(logging.ERROR)

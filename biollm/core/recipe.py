@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from biollm.core.errors import ConfigError
@@ -25,13 +26,40 @@ class Section(BaseModel):
         """The input files that this section names; their content counts for whether a stage must run again."""
         return []
 
+    def programs(self) -> list[str]:
+        """The programs beside Python that these settings call, by their names on the PATH."""
+        return []
+
     def reads_base(self) -> bool:
         """Whether these settings need the base model, where their stage can read it: then its content counts too."""
         return True
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result: all but those that say only how it is come by, which are marked `execution`.
+
+        A run may go on, and its result stays up to date, when the others change.
+        """
+        return {name: _identity(getattr(self, name)) for name, field in type(self).model_fields.items() if not _is_execution(field)}
+
     def contradictions(self, recipe: Any) -> list[str]:
         """What in this section does not fit the other sections of its recipe, a sentence each: found before anything runs."""
         return []
+
+
+# Field(…, json_schema_extra=EXECUTION): the setting changes where, how fast and in how much memory, but no more than the last bits.
+EXECUTION: dict[str, Any] = {"execution": True}
+
+
+def _is_execution(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("execution"))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.identity()
+    if isinstance(value, list):
+        return [_identity(item) for item in value]
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 class BaseModelConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from biollm.core.artifacts import Artifact, make_artifact, open_artifact
+from biollm.core.artifacts import SEAL, Artifact, make_artifact, open_artifact
 from biollm.core.errors import ArtifactError, ResourceError, storage_error
 
 Fill = Callable[[Path, Path], dict[str, Any]]
@@ -85,7 +85,7 @@ def test_an_interrupt_leaves_no_partial_artifact_but_keeps_the_work(tmp_path: Pa
     found: list[list[str]] = []
 
     def goes_on(out: Path, work: Path) -> dict[str, Any]:
-        found.append(sorted(p.name for p in work.iterdir()))
+        found.append(sorted(p.name for p in work.iterdir() if p.name != "made_from.json"))
         return two_files()(out, work)
 
     make(folder, goes_on, key="1" * 64)
@@ -102,7 +102,7 @@ def test_work_of_another_key_is_never_continued(tmp_path: Path) -> None:
         make(tmp_path / "pretrain", interrupted, key="1" * 64)
 
     def begins(out: Path, work: Path) -> dict[str, Any]:
-        assert not list(work.iterdir())
+        assert [p.name for p in work.iterdir()] == ["made_from.json"]
         assert not (work.parent / ("1" * 16)).exists()
         return {}
 
@@ -229,3 +229,29 @@ def test_an_input_that_may_not_be_read_is_not_reported_as_a_refused_write(tmp_pa
     with pytest.raises(Exception, match=r"genome\.fa") as caught:
         make(tmp_path / "ingest", reads)
     assert "cannot write" not in str(caught.value)
+
+
+def test_sealed_work_of_another_run_is_never_thrown_away_unasked(tmp_path: Path) -> None:
+    folder = tmp_path / "pretrain"
+
+    def cut(out: Path, work: Path) -> dict[str, Any]:
+        (work / "checkpoint-1").mkdir(parents=True)
+        (work / "checkpoint-1" / SEAL).write_text("{}")
+        raise KeyboardInterrupt
+
+    def run(key: str, rate: float, fill: Any) -> Artifact:
+        config = {"learning_rate": rate, "steps": 3}
+        return make_artifact(
+            folder, stage="pretrain", key=key * 64, config=config, seed=1, inputs={}, reproducibility="bitwise", fill=fill
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        run("a", 0.1, cut)
+    with pytest.raises(ArtifactError, match=r"config\.learning_rate was 0\.1, is 0\.2\. Put that back to go on, or remove .*pretrain"):
+        run("b", 0.2, lambda out, work: {})
+    with pytest.raises(ArtifactError, match="biollm itself, its packages or the thread count changed"):
+        run("c", 0.1, lambda out, work: {})
+    assert not folder.exists()
+    found: list[bool] = []
+    run("a", 0.1, lambda out, work: found.append((work / "checkpoint-1" / SEAL).exists()) or {})
+    assert found == [True]
