@@ -23,6 +23,7 @@ from biollm.stages import Run
 _GIB = 2**30
 # Interpreter, torch, transformers and DeepSpeed loaded, before any model.
 _LIBRARIES_GIB = 1.2
+_TOKENS_OF_A_TEXT = 128  # a guess; a DNA token is about four bases
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ def _inputs(run: Run) -> Iterator[Finding]:
         section = run.section(stage)
         for resource in section.resources() if section else []:
             yield _check(f"{stage.name} reads {resource}", lambda resource=resource: digest_resource(resource, run.path.parent)[:12])
+        for program in section.programs() if section else []:
+            found = shutil.which(program)
+            yield Finding(f"{stage.name} runs {program}", found is not None, found or "not on the PATH; install it")
     if run.recipe.base.model:
         yield _check(f"base model {run.recipe.base.model}", lambda: _describe_base(run))
 
@@ -98,7 +102,7 @@ def _describe_base(run: Run) -> str:
 
 
 def _costs(run: Run) -> Iterator[Finding]:
-    """Estimates. Training needs weights, gradients, two moments and a master copy; a result folder one copy of the weights."""
+    """Estimates of memory, disk and time. Folders of results hold float32 weights."""
     if not run.recipe.base.model:
         return
     try:
@@ -107,39 +111,53 @@ def _costs(run: Run) -> Iterator[Finding]:
         return  # already among the findings
     if folder.is_file():
         return  # how many parameters it has is known when it is converted
-    parameters = _parameters(folder)
-    trains = any(stage.name in {"pretrain", "finetune"} for stage in run.stages)
-    memory = _LIBRARIES_GIB + parameters * (20 if trains else 8) / _GIB
-    available = available_memory_gib()
-    yield Finding("memory", memory <= available, f"about {memory:.1f} GiB and batches, {available:.1f} GiB available")
-    # each model folder holds float32 weights; two checkpoints of weights, master copy and moments stand while training
+    from biollm.modeling.loading import load_config
+    from biollm.training.deepspeed import use_bf16
+    from biollm.training.estimate import Shape, checkpoint_bytes, memory_bytes, operations
+    from biollm.training.objectives import LEARNS, architecture_of
+
+    model_config = load_config(folder)
+    shape = Shape.of(model_config, _parameters(folder))
+    memory, disk, needed, tokens = 8.0 * shape.parameters, 0.0, 0.0, 0.0
+    for training in _trainings(run, LEARNS[architecture_of(model_config)][0]):
+        config = training.config
+        local = memory_bytes(
+            shape, config, config.micro_batch_size * training.tokens_per_record, training.labelled, use_bf16(config.precision)
+        )
+        memory = max(memory, (local + _LIBRARIES_GIB * _GIB) * config.processes)
+        disk = max(disk, checkpoint_bytes(shape))
+        tokens += config.positions * training.tokens_per_record
+        needed += operations(shape, config.positions * training.tokens_per_record, training.labelled)
+    gib, available = _LIBRARIES_GIB + memory / _GIB, available_memory_gib()
+    knobs = "; if it does not fit: more gradient_accumulation, gradient_checkpointing, or zero with more processes" if tokens else ""
+    yield Finding("memory", gib <= available, f"about {gib:.1f} GiB, {available:.1f} GiB available{knobs}")
     copies = sum(stage.name in {"expand", "pretrain", "finetune"} for stage in run.stages)
-    disk = parameters * (4 * copies + (2 * 16 if trains else 0)) / _GIB
+    disk = (disk + 4.0 * copies * shape.parameters) / _GIB
     free = shutil.disk_usage(_existing(run.results)).free / _GIB
     yield Finding("disk", disk <= free, f"about {disk:.1f} GiB at most, {free:.1f} GiB free for {run.results}")
-    if records := _training_records(run):
-        seconds = 6 * parameters_in_layers(parameters, run) * records * _tokens_per_record(run) / _measured_flops()
-        yield Finding(
-            "training time", None, f"roughly {max(seconds / 60, 1):.0f} min for {records:,} records, from a one-second speed test"
-        )
+    if tokens:
+        minutes = max(needed / _measured_flops() / 60, 1)
+        yield Finding("training time", None, f"roughly {minutes:.0f} min here for {tokens:,.0f} tokens, from a one-second speed test")
 
 
-def _training_records(run: Run) -> int:
-    """Records that pretraining and fine-tuning will read, all repeats counted."""
-    sections: list[Any] = [getattr(run.recipe, "pretrain"), *getattr(getattr(run.recipe, "finetune"), "methods", [])]  # noqa: B009
-    return sum(s.steps * s.batch_size * s.gradient_accumulation for s in sections if s is not None)
+@dataclass(frozen=True)
+class _Training:
+    """One training of a recipe. labelled: the share of tokens that the output head is computed for."""
+
+    config: Any
+    tokens_per_record: int
+    labelled: float
 
 
-def _tokens_per_record(run: Run) -> float:
-    return float(getattr(run.recipe, "ingest").window_bases) / 4  # noqa: B009 (a DNA token is about four bases)
-
-
-def parameters_in_layers(parameters: int, run: Run) -> int:
-    """Parameters that every token passes: all but the embedding table, of which it reads one row."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(resolve_base(run.recipe.base.model, run.path.parent)), local_files_only=True)
-    return max(1, parameters - int(config.vocab_size) * int(config.hidden_size))
+def _trainings(run: Run, usual: str) -> Iterator[_Training]:
+    """usual: the objective that `auto` means for the base."""
+    pretrain, finetune, ingest = (getattr(run.recipe, name) for name in ("pretrain", "finetune", "ingest"))
+    if pretrain is not None:
+        objective = usual if pretrain.objective == "auto" else pretrain.objective
+        yield _Training(pretrain, pretrain.row_tokens, 1.0 if objective in ("causal", "prefix") else pretrain.mask_rate)
+    per_record = ingest.window_bases // 4 if ingest is not None and ingest.modality in ("dna", "rna") else _TOKENS_OF_A_TEXT
+    for method in finetune.methods if finetune is not None else []:
+        yield _Training(method, per_record, 1.0 if finetune.task == "instruction" else 0.0)
 
 
 def _measured_flops() -> float:

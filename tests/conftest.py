@@ -134,7 +134,7 @@ def _recipe() -> dict[str, Any]:
         "tokenizer": {"kind": "wordpiece", "vocab_size": 64, "piece_residues": 50},
         "merge": {"plain_text": ["plain.txt"], "random_strings": 100},
         "expand": {"init": "mean", "held_out_records": 8, "fusion": {"channels": ["cpg"]}},
-        "pretrain": {"steps": 4, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1, "precision": "fp32"},
+        "pretrain": {"steps": 4, "batch_size": 2, "row_tokens": 128, "checkpoint_steps": 2, "log_steps": 1, "precision": "fp32"},
         "embed": {"models": ["base", "expand", "pretrain"]},
     }
 

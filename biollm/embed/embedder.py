@@ -64,7 +64,7 @@ class Embedder:
             )
         self._model = load_model(folder)
         self._input, self._use_tracks, self._tokens_per_batch = input, tracks == "computed", tokens_per_batch
-        self._capacity = token_capacity(folder, self._model.stock) - len(self._encoder.prefix) - len(self._encoder.suffix)
+        self._capacity = token_capacity(folder, self._model.stock.config) - len(self._encoder.prefix) - len(self._encoder.suffix)
 
     @property
     def dimension(self) -> int:

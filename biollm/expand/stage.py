@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import DataError
 from biollm.core.job import Job
 from biollm.core.progress import say
 from biollm.core.resources import resolve_folder
@@ -26,15 +26,20 @@ from biollm.modeling.distill import Context, Span, Teacher
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel, FusionSpec
 from biollm.modeling.inits import Donor, InitName, NewTokens, initialise, readable_texts
-from biollm.modeling.loading import copy_tokenizer, load_stock, save_model, token_capacity
+from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, token_capacity
 from biollm.modeling.shards import expand_shards, read_table
 from biollm.modeling.surgery import resize, tables_of
 from biollm.modeling.tracks import TrackConfig, channel_statistics
 from biollm.modeling.vocabulary import DomainVocabulary, load_tokenizer, unknown_id
-from biollm.training.examples import Example, check_lengths, collate, encode_corpus
-from biollm.training.language import AUTO_CLASSES, LanguageScore, Objective, base_examples, objective_of, score_language, train_briefly
+from biollm.training.batches import pad_examples
+from biollm.training.config import ObjectiveName
+from biollm.training.examples import Example, check_lengths, encode_corpus, encode_texts
+from biollm.training.language import LanguageModel, LanguageScore, score_language, train_briefly
+from biollm.training.objectives import AUTO_CLASSES, Architecture, architecture_of, make_objective
 
 _DISTILL_RECORDS = 2000
+# What the loss of each kind of model is measured by. (An encoder-decoder need not have sentinels to go on with a document.)
+_SCORED_BY: dict[Architecture, ObjectiveName] = {"encoder": "masked", "decoder": "causal", "encoder-decoder": "prefix"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,18 @@ class Plan:
     base: Path
     encoder: Encoder
     tokens: NewTokens
-    objective: Objective
+    architecture: Architecture
+    objective: ObjectiveName
     held_out: pl.DataFrame | None
 
     def load(self) -> nn.Module:
         """The base model. Parts that it lacks (a sentence encoder has no language-model head) are drawn from our seed."""
         torch.manual_seed(derive_seed(self.job.seed, "expand", "head"))
-        return load_stock(self.base, AUTO_CLASSES[self.objective]).eval()
+        return load_stock(self.base, AUTO_CLASSES[self.architecture]).eval()
+
+    def language_model(self, stock: nn.Module, encoder: Encoder) -> LanguageModel:
+        """A model with the objective that it was pretrained for; an encoder-decoder goes on with a document that it read in part."""
+        return LanguageModel(FusedModel(stock), make_objective(self.objective, encoder, stock.config))
 
     def new_rows(self, init: InitName, base_rows: NDArray[np.float32], teacher: Teacher | None) -> NDArray[np.float32]:
         """Rows of the new tokens, (N, D), from a table of the base."""
@@ -82,20 +92,15 @@ def run(job: Job[Config]) -> dict[str, Any]:
 
 
 def _plan(job: Job[Config]) -> tuple[Plan, list[str]]:
-    from transformers import AutoConfig
-
     merge_folder = job.input("merge")
     base, notes = normal_folder(job.base_folder())
-    encoder = Encoder(merge_folder)
+    encoder = Encoder(merge_folder, job.facts_of("ingest")["modality"] if "ingest" in job.inputs else None)
     held_out = None
     if "ingest" in job.inputs:
         validation = read_records(job.input("ingest"), "validation")
         held_out = validation.gather_every(max(1, validation.height // job.config.held_out_records)).head(job.config.held_out_records)
-    try:
-        objective = objective_of(AutoConfig.from_pretrained(str(base), local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{base.name}: transformers cannot read its config.json: {(str(error).splitlines() or ['?'])[0]}") from error
-    return Plan(job, base, encoder, _new_tokens(encoder, base), objective, held_out), notes
+    architecture = architecture_of(load_config(base))
+    return Plan(job, base, encoder, _new_tokens(encoder, base), architecture, _SCORED_BY[architecture], held_out), notes
 
 
 def _new_tokens(encoder: Encoder, base: Path) -> NewTokens:
@@ -180,14 +185,16 @@ def _grow(plan: Plan, stock: nn.Module, init: InitName) -> Tensor:
 
 def _score(plan: Plan, stock: nn.Module, init: str) -> LanguageScore:
     assert plan.held_out is not None
-    examples = _readable_examples(plan, stock, plan.held_out)
-    return score_language(stock, examples, plan.encoder, plan.objective, plan.job.seed, f"held-out loss, init {init}")
+    module = plan.language_model(stock, plan.encoder)
+    score = score_language(module, _readable_examples(plan, stock, plan.held_out), plan.job.seed, f"held-out loss, init {init}")
+    module.release()
+    return score
 
 
 def _readable_examples(plan: Plan, stock: nn.Module, records: pl.DataFrame) -> list[Example]:
     """Records as the merged tokenizer reads them. Raises DataError if the model could only read one cut."""
     examples = encode_corpus(records, plan.encoder, None)
-    check_lengths(examples, records["id"].to_list(), token_capacity(plan.base, stock))
+    check_lengths(examples, token_capacity(plan.base, stock.config))
     return examples
 
 
@@ -195,10 +202,12 @@ def _score_base(plan: Plan, stock: nn.Module) -> dict[str, LanguageScore]:
     """The honest row: the base as it is, with no new tokens; none if it cannot read the sequences."""
     assert plan.held_out is not None
     encoder = Encoder(plan.base)
-    examples = base_examples(plan.held_out, encoder)
+    examples = encode_texts(plan.held_out["sequence"].to_list(), encoder)
     if _why_unreadable(plan, encoder, stock, examples):
         return {}
-    score = score_language(stock, examples, encoder, plan.objective, plan.job.seed, "held-out loss, no new tokens")
+    module = plan.language_model(stock, encoder)
+    score = score_language(module, examples, plan.job.seed, "held-out loss, no new tokens")
+    module.release()
     return {"no new tokens": score}
 
 
@@ -207,7 +216,7 @@ def _why_unreadable(plan: Plan, encoder: Encoder, stock: nn.Module, examples: li
     unknown = unknown_id(encoder.tokenizer)
     if any((example.ids == unknown).any() for example in examples):
         return "the base reads the sequences as unknown tokens"
-    longest, capacity = max(len(example.ids) for example in examples), token_capacity(plan.base, stock)
+    longest, capacity = max(len(example.ids) for example in examples), token_capacity(plan.base, stock.config)
     return f"the sequences have up to {longest} tokens, but the base reads {capacity}" if longest > capacity else None
 
 
@@ -221,7 +230,7 @@ def _compare(plan: Plan) -> dict[str, Any]:
         stock = plan.load()
         if name == "no new tokens":
             encoder = Encoder(plan.base)
-            held_out, examples = base_examples(plan.held_out, encoder), base_examples(train, encoder)
+            held_out, examples = (encode_texts(records["sequence"].to_list(), encoder) for records in (plan.held_out, train))
             if why := _why_unreadable(plan, encoder, stock, [*held_out, *examples]):
                 rows.append({"init": name, "step0": None, "after": None, "why": why})
                 continue
@@ -229,9 +238,10 @@ def _compare(plan: Plan) -> dict[str, Any]:
             encoder = plan.encoder
             _grow(plan, stock, name)
             held_out, examples = _readable_examples(plan, stock, plan.held_out), _readable_examples(plan, stock, train)
-        before = score_language(stock, held_out, encoder, plan.objective, seed, f"{name}, step 0")
-        train_briefly(stock, examples, encoder, plan.objective, steps, seed, f"{name}, {steps} steps")
-        after = score_language(stock, held_out, encoder, plan.objective, seed, f"{name}, after {steps} steps")
+        module = plan.language_model(stock, encoder)
+        before = score_language(module, held_out, seed, f"{name}, step 0")
+        train_briefly(module, examples, steps, seed, f"{name}, {steps} steps")
+        after = score_language(module, held_out, seed, f"{name}, after {steps} steps")
         rows.append({"init": name, "step0": before.bits_per_base, "after": after.bits_per_base})
         say(f"expand: {name:14} {before.bits_per_base:8.3f} bits per residue, after {steps} steps {after.bits_per_base:8.3f}")
     return {"steps": steps, "rows": rows}
@@ -325,7 +335,7 @@ def _fusion_spec(job: Job[Config], fusion: FusionConfig, hidden_size: int) -> Fu
 
 def _step0_difference(model: FusedModel, examples: list[Example], encoder: Encoder) -> float:
     """The largest difference that the tracks make before training. Anything but 0.0 would mean that fusion changed the base."""
-    batch = collate(examples, encoder)
+    batch = pad_examples(examples, encoder.pad_id or 0)
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     with torch.no_grad():
         fused, plain = model(features=batch["features"], **inputs).logits, model(**inputs).logits
@@ -337,7 +347,7 @@ def _step0_difference(model: FusedModel, examples: list[Example], encoder: Encod
 
 def _check_saved(plan: Plan, folder: Path, base_rows: Tensor, new_rows: Tensor) -> None:
     """Open what was written again: old rows bit-equal, new rows finite and those of the chosen initialiser."""
-    table = tables_of(load_stock(folder, AUTO_CLASSES[plan.objective])).input.detach()
+    table = tables_of(load_stock(folder, AUTO_CLASSES[plan.architecture])).input.detach()
     known, size = len(base_rows), plan.encoder.tokenizer.get_vocab_size()
     assert torch.equal(table[known:size], new_rows), "the saved rows are those of another initialiser"
     if not torch.equal(table[:known], base_rows):

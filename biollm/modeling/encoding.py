@@ -43,6 +43,7 @@ class Encoder:
         self.prefix, self.suffix = self._special_tokens()
         self.pad_id = self._id_of("[PAD]", "<pad>")
         self.mask_id = self._id_of("[MASK]", "<mask>")
+        self.end_id = self._declared_end()
 
     def encode_sequences(self, sequences: Sequence[str], names: Sequence[str] | None = None) -> list[Encoded]:
         """Domain sequences, in either case. Raises DataError naming the first that holds a foreign letter or is empty.
@@ -78,6 +79,12 @@ class Encoder:
         return np.concatenate([self.prefix, ids, self.suffix])
 
     @cached_property
+    def ordinary_ids(self) -> IntArray:
+        """All ids but those of special tokens."""
+        special = [i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
+        return np.setdiff1d(np.arange(self.tokenizer.get_vocab_size()), special)
+
+    @cached_property
     def _fast(self) -> SequenceEncoder:
         assert self.domain is not None
         return sequence_encoder(read_json(self._folder / TOKENIZER), self.domain)
@@ -92,6 +99,13 @@ class Encoder:
         bare, full = self.tokenizer.encode(text, add_special_tokens=False).ids, self.tokenizer.encode(text).ids
         start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
         return np.asarray(full[:start], dtype=np.int64), np.asarray(full[start + len(bare) :], dtype=np.int64)
+
+    def _declared_end(self) -> int | None:
+        """The end-of-text token that the tokenizer's settings declare."""
+        settings = self._folder / "tokenizer_config.json"
+        declared = read_json(settings).get("eos_token") if settings.is_file() else None
+        token = declared.get("content") if isinstance(declared, dict) else declared
+        return self.tokenizer.token_to_id(token) if token else None
 
     def _id_of(self, *names: str) -> int | None:
         found = (self.tokenizer.token_to_id(name) for name in names)

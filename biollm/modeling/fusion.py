@@ -42,6 +42,11 @@ class FusionSpec(BaseModel):
     def channel_names(self) -> list[str]:
         return [channel.name for channel in self.channels]
 
+    @property
+    def width(self) -> int:
+        """F, the number of features of a token."""
+        return len(self.channels) * FEATURES_PER_CHANNEL
+
     def compute(self, sequence: str) -> list[FloatArray]:
         """The tracks of one sequence, one (L,) array per channel."""
         return [compute_track(channel, sequence) for channel in self.channels]
@@ -79,7 +84,7 @@ class FusedModel(nn.Module):
         super().__init__()
         self.stock = stock
         self.spec = spec
-        self.operator = operator or (AddFusion(len(spec.channels) * FEATURES_PER_CHANNEL, spec.hidden_size) if spec else None)
+        self.operator = operator or (AddFusion(spec.width, spec.hidden_size) if spec else None)
         self._features: Tensor | None = None
         stock.get_input_embeddings().register_forward_hook(self._fuse)  # type: ignore[operator]
 

@@ -3,10 +3,13 @@
     checkpoint-50/
         state.safetensors    every tensor of the state, by its place in the tree
         state.json           the tree: everything that is no tensor
+        rank-0/ …            the same for what each process has of its own, such as random generators
+        zero/ …              ZeRO 1-3: what DeepSpeed writes of its shares of weights and optimiser state
         trainer_state.json   the Hugging Face Trainer's own state
+        world.json           the processes and settings that it was written by
         seal.json            sha256 of the files above, written last
 
-A folder without a right seal is never resumed from.
+A folder without a right seal is never resumed from. DeepSpeed's files are pickled; none is opened but behind a right seal of ours.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError
 from biollm.core.files import files_below, read_json, sha256_file, sync, write_json
 from biollm.core.progress import say
 
-_SEAL = "seal.json"
 _TENSOR = "tensor"
 
 
@@ -33,13 +36,13 @@ def seal(folder: Path) -> None:
     """Make a checkpoint valid: everything on disk, then the digests of it all."""
     for file in files_below(folder):
         sync(file)
-    write_json(folder / _SEAL, {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder)})
+    write_json(folder / SEAL, {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder)})
 
 
 def newest_valid(work: Path) -> Path | None:
     """The newest checkpoint whose seal is right. Others are named to the user and removed."""
     for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        if _is_valid(folder):
+        if is_valid(folder):
             return folder
         say(f"{folder.name} is damaged or was cut while being written; going back to an earlier one")
         shutil.rmtree(folder)
@@ -55,6 +58,7 @@ def keep_newest(work: Path, number: int) -> None:
 
 def save_tree(folder: Path, tree: Any) -> None:
     """Write nested dicts, lists, tuples, numbers, strings, None and tensors as state.safetensors + state.json."""
+    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     write_json(folder / "state.json", _pack(tree, "", tensors))
     save_file(tensors, str(folder / "state.safetensors"))
@@ -86,12 +90,13 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _is_valid(folder: Path) -> bool:
+def is_valid(folder: Path) -> bool:
+    """Whether a sealed folder is as it was sealed, byte by byte."""
     try:
-        sealed = read_json(folder / _SEAL)
+        sealed = read_json(folder / SEAL)
     except (FileNotFoundError, ConfigError):  # never written, or cut
         return False
-    found = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder) if file.name != _SEAL}
+    found = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder) if file.name != SEAL}
     return bool(found == sealed)
 
 

@@ -1,62 +1,87 @@
-"""DeepSpeed as we use it: one process, no launcher, no compiler."""
+"""DeepSpeed as we use it: the same configuration for one process and for many, and no compiler on a CPU."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
+from biollm.core.errors import ConfigError
+from biollm.core.progress import say
 from biollm.training.config import TrainingConfig
 
 
-def deepspeed_config(config: TrainingConfig, bf16: bool) -> dict[str, Any]:
-    """The DeepSpeed configuration that a recipe means."""
+def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False) -> dict[str, Any]:
+    """The DeepSpeed configuration that a recipe means. The optimiser is ours (see training.optimizer), unless it is offloaded.
+
+    universal: whether the checkpoint that will be loaded was converted for another number of processes.
+    """
+    zero: dict[str, Any] = {"stage": config.zero}
+    optimizer: dict[str, Any] = {}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        # DeepSpeed's own CPU optimiser, compiled at first use: torch's would be several times slower there
+        parameters = {"lr": config.learning_rate, "betas": list(BETAS), "eps": EPSILON, "weight_decay": config.weight_decay}
+        optimizer = {"optimizer": {"type": "AdamW", "params": parameters}}
+    if config.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
-        "train_micro_batch_size_per_gpu": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
-        "train_batch_size": config.batch_size * config.gradient_accumulation,
+        "train_batch_size": config.batch_size,
         "gradient_clipping": config.max_grad_norm,
-        "optimizer": {
-            "type": "AdamW",
-            # torch's own AdamW: DeepSpeed's fused one is compiled at first use, which needs a compiler on the user's machine
-            "params": {
-                "lr": config.learning_rate,
-                "betas": [0.9, 0.999],
-                "eps": 1e-8,
-                "weight_decay": config.weight_decay,
-                "torch_adam": True,
-            },
-        },
-        "zero_optimization": {"stage": 0},
+        "zero_optimization": zero,
         "bf16": {"enabled": bf16},
         "steps_per_print": 1_000_000_000,
+        **optimizer,
+        **({"checkpoint": {"load_universal": True}} if universal else {}),
     }
 
 
-def start_single_process() -> None:
-    """Join a process group of one, as a launcher would have done. Must run before TrainingArguments is made."""
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+def check_hardware(config: TrainingConfig) -> None:
+    """Raises ConfigError for what the recipe asks and this machine cannot do; says what it does slowly."""
+    if missing := [name for name in config.trackers if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"trackers has {missing[0]}, which is not installed; pip install {missing[0]}, or leave it out")
+    if config.precision == "bf16" and not has_cuda() and not use_bf16("auto"):
+        say("precision is bf16, which this CPU has no instructions for: right, but slower than fp32")
+    if config.offload != "none" and not has_cuda():
+        raise ConfigError(f"offload is {config.offload}, but there is no GPU to offload from; set offload: none")
+    if config.precision == "bf16" and has_cuda():
+        import torch
+
+        if not torch.cuda.is_bf16_supported():
+            raise ConfigError(f"precision is bf16, which {torch.cuda.get_device_name()} does not compute; set precision: fp32")
+
+
+def join_process_group() -> None:
+    """Join the process group of a launcher, or a group of one. Must run before TrainingArguments is made."""
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ |= single | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _has_cuda() else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_cuda() else "cpu")
     import deepspeed
 
-    if not _has_cuda():
+    if not has_cuda():
         # DeepSpeed compiles this extension whenever it starts on a CPU, though only its inference engine ever uses it.
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
-    deepspeed.init_distributed("nccl" if _has_cuda() else "gloo", auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed("nccl" if has_cuda() else "gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def use_bf16(precision: str) -> bool:
     """Whether to compute in bfloat16: as the recipe says, or for `auto` where the hardware has instructions for it."""
     if precision != "auto":
         return precision == "bf16"
-    if _has_cuda():
+    if has_cuda():
         import torch
 
         return bool(torch.cuda.is_bf16_supported())
@@ -65,7 +90,7 @@ def use_bf16(precision: str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _has_cuda() -> bool:
+def has_cuda() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())

@@ -1,141 +1,242 @@
-"""Language modelling by any stock model: masked, causal or sequence to sequence; its loss on held-out sequences, and a short training.
+"""Language modelling by any stock model: the summed loss of a batch, and scores on held-out documents.
 
-The loss is counted where a token of a sequence is predicted and given per residue, so that vocabularies can be compared.
+The output head is computed only where a token is to be predicted, which in masked language modelling is one place in seven: per place it
+costs width x vocabulary, as much as several layers. The encoder's output is thinned by a hook before the model's own head sees it, so
+any head that works place by place is right.
+
+Legend: N tokens of a batch, M labels that count, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from biollm.core.errors import ConfigError
 from biollm.core.progress import progress
 from biollm.core.seeding import derive_seed, generator
-from biollm.modeling.encoding import Encoder
+from biollm.modeling.documents import Documents, position_offset, reads_documents, set_documents, use_documents
+from biollm.modeling.encoding import IntArray
 from biollm.modeling.fusion import FusedModel
-from biollm.training.examples import IGNORED, Example, collate, mask_tokens
-from biollm.training.objectives import MaskedLanguageModel
+from biollm.training.batches import Batch, by_length, pack_questions, pad_questions
+from biollm.training.examples import Example
+from biollm.training.objectives import IGNORED, Objective, Question
 
-Objective = Literal["masked", "causal", "seq2seq"]
-AUTO_CLASSES: dict[Objective, str] = {
-    "masked": "AutoModelForMaskedLM",
-    "causal": "AutoModelForCausalLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-}
-_MASK_RATE = 0.15
-_BATCH = 8
-_LEARNING_RATE = 1e-4
+_EVALUATION_TOKENS = 4096
+_BRIEF_BATCH = 8
+_BRIEF_LEARNING_RATE = 1e-4
+
+
+class FutureHeads(nn.Module):
+    """What stands before the output head for tokens further on (multi-token prediction; Gloeckle et al. 2024, here without a layer of
+    their own: h + W h for each distance, W zero at the start)."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(number))
+        for projection in self.projections:
+            nn.init.zeros_(projection.weight)  # type: ignore[arg-type]
+
+    def forward(self, hidden_MD: Tensor, distance: int) -> Tensor:
+        """For the token `distance` places behind the next one, from 1 on."""
+        ahead: Tensor = self.projections[distance - 1](hidden_MD)
+        return hidden_MD + ahead
+
+
+class LanguageModel(nn.Module):
+    """A stock model, fused or not, whose forward is the summed loss of a batch in nats, in float32.
+
+    Its batches are flat rows of documents (see modeling.documents), or padded ones: then `why_padded` says why.
+    """
+
+    def __init__(
+        self, model: FusedModel, objective: Objective, future_tokens: int = 0, future_weight: float = 0.3, *, packed: bool = True
+    ) -> None:
+        """packed: False pads batches even where the model could read packed ones.
+
+        Raises ConfigError if the objective needs packed documents, and there are none.
+        """
+        super().__init__()
+        self.model, self.objective, self._future_weight = model, objective, future_weight
+        self._stock_attention = model.stock.config._attn_implementation  # type: ignore[union-attr]
+        self.why_padded = reads_documents(model.stock, _probe(objective)) if packed else "packed is false"
+        if self.why_padded is None:
+            use_documents(model.stock)
+        elif objective.needs_packing:
+            raise ConfigError(f"objective {objective.name} needs attention that can be replaced, but of this model: {self.why_padded}")
+        self.first_position = position_offset(model.stock.config)
+        width = model.stock.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+        self.future = FutureHeads(future_tokens, width) if future_tokens else None
+        self._labels: Tensor | None = None
+        below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
+        if below_head is model.stock:  # T5 has no module of its own below its head
+            below_head = model.stock.get_decoder()  # type: ignore[operator]
+        self._hook = below_head.register_forward_hook(self._thin)
+
+    def release(self) -> nn.Module:
+        """The stock model as it came, for who reads it otherwise; this module is of no use any more."""
+        self._hook.remove()
+        self.model.stock.set_attn_implementation(self._stock_attention)  # type: ignore[operator]
+        return self.model.stock
+
+    @property
+    def packed(self) -> bool:
+        return self.why_padded is None
+
+    def collate(self, questions: Sequence[Question]) -> Batch:
+        """Questions as the batch that this model reads."""
+        if self.packed:
+            return pack_questions(questions, self.first_position)
+        return pad_questions(questions, self.objective.encoder.pad_id or 0)
+
+    def forward(
+        self, *, weights: Tensor | None = None, count: Tensor | None = None, units: Tensor | None = None, **batch: Tensor
+    ) -> Tensor:
+        """The loss summed over labels. `count` and `units` belong to whoever divides by them."""
+        labels = batch["labels"]
+        logits = self._logits(**batch)
+        asked = labels != IGNORED
+        nats = functional.cross_entropy(logits[: int(asked.sum())].float(), labels[asked], reduction="none")
+        total = (nats if weights is None else nats * weights[asked]).sum()
+        done = len(nats)
+        for ahead in self._further_labels(labels):
+            answers = ahead[ahead != IGNORED]
+            further = functional.cross_entropy(logits[done : done + len(answers)].float(), answers, reduction="sum")
+            total = total + self._future_weight * further
+            done += len(answers)
+        return total
+
+    def nats(self, batch: Batch) -> Tensor:
+        """(M,) weighted losses of the labels of a batch, in the order of the batch."""
+        labels = batch["labels"]
+        asked = labels != IGNORED
+        logits = self._logits(**{name: tensor for name, tensor in batch.items() if name not in ("weights", "count", "units")})
+        nats = functional.cross_entropy(logits[: int(asked.sum())].float(), labels[asked], reduction="none")
+        return nats * batch["weights"][asked] if "weights" in batch else nats
+
+    def _logits(
+        self,
+        *,
+        labels: Tensor,
+        lengths: Tensor | None = None,
+        prefixes: Tensor | None = None,
+        features: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """(M, V) for the labels that count, then those for tokens further on."""
+        if lengths is not None:
+            seen = None if prefixes is None else tuple(prefixes.tolist())
+            set_documents(Documents(tuple(lengths.tolist()), self.objective.overrides_direction, seen))
+        self._labels = labels
+        try:
+            options = {} if self.objective.architecture == "encoder" else {"use_cache": False}
+            logits: Tensor = self.model(features=features, **options, **inputs).logits[0]
+        finally:
+            self._labels = None
+        return logits
+
+    def _thin(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self._labels is None:
+            return output
+        hidden = output.last_hidden_state
+        asked = [hidden[self._labels != IGNORED]]
+        for distance, ahead in enumerate(self._further_labels(self._labels), start=1):
+            assert self.future is not None
+            asked.append(self.future(hidden[ahead != IGNORED], distance))
+        output.last_hidden_state = torch.cat(asked)[None]
+        return output
+
+    def _further_labels(self, labels: Tensor) -> list[Tensor]:
+        """Labels one place further on, two places, and so forth; the last places of a document have none."""
+        further = []
+        for _ in self.future.projections if self.future is not None else ():
+            shifted = torch.roll(labels, -1, dims=1)
+            shifted[:, -1] = IGNORED
+            labels = shifted.masked_fill(labels == IGNORED, IGNORED)
+            further.append(labels)
+        return further
+
+
+def _probe(objective: Objective) -> list[IntArray]:
+    """A few short documents of this tokenizer, one with a mask token."""
+    encoder = objective.encoder
+    rows = [encoder.with_special_tokens(encoder.ordinary_ids[-n - 1 : -1]) for n in (5, 9, 9, 3)]
+    if objective.mask_id is not None:
+        rows[1][len(encoder.prefix) + 3] = objective.mask_id
+    return rows
 
 
 @dataclass(frozen=True)
 class LanguageScore:
-    """Loss per predicted token (depends on the vocabulary) and in bits per residue that the tokens stand for."""
+    """Loss per predicted token (depends on the vocabulary), and in bits per base, residue or byte that the tokens stand for.
+
+    For masked language modelling a pseudo-likelihood: each token is predicted from both sides, so it is no compression rate.
+    """
 
     nats_per_token: float
     bits_per_base: float
 
 
-def objective_of(config: Any) -> Objective:
-    """What a model was pretrained to do, by its transformers config."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    if config.is_encoder_decoder:
-        return "seq2seq"
-    architecture = (config.architectures or [""])[0]
-    generates = architecture.endswith(("CausalLM", "LMHeadModel"))
-    masks = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return "causal" if generates or (not masks and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) else "masked"
-
-
-def base_examples(records: pl.DataFrame, encoder: Encoder) -> list[Example]:
-    """Records as a tokenizer without the domain reads them: as text, each token counting for the letters that it covers."""
-    examples = []
-    sequences = records["sequence"].to_list()
-    for sequence, encoding in zip(sequences, encoder.tokenizer.encode_batch(sequences, add_special_tokens=False), strict=True):
-        residues = np.asarray([end - start for start, end in encoding.offsets], dtype=np.int64)
-        ids = encoder.with_special_tokens(np.asarray(encoding.ids, dtype=np.int64))
-        around = np.zeros(len(encoder.prefix), dtype=np.int64), np.zeros(len(encoder.suffix), dtype=np.int64)
-        examples.append(Example(sequence, ids, np.concatenate([around[0], residues, around[1]]), None))
-    return examples
-
-
-def score_language(
-    stock: nn.Module, examples: Sequence[Example], encoder: Encoder, objective: Objective, seed: int, what: str
-) -> LanguageScore:
-    """The loss on held-out examples, in float32. Every model that is scored with one seed predicts the same positions.
-
-    masked: a pseudo-likelihood of masked tokens; causal: all tokens but the first; seq2seq: the second half, given the first.
-    """
-    predict = _predictor(stock, objective)
-    stock.eval()
-    nats, tokens, residues = 0.0, 0, 0
-    prepared = [_prepare(example, encoder, objective, derive_seed(seed, "evaluation", i)) for i, example in enumerate(examples)]
+def score_language(module: LanguageModel, examples: Sequence[Example], seed: int, what: str) -> LanguageScore:
+    """The loss on held-out documents, in the model's own precision. Models that are scored with one seed answer the same questions."""
+    module.eval()
+    questions = _evaluation_questions(module.objective, examples, seed)
+    device = next(module.parameters()).device
+    nats = 0.0
     with torch.no_grad():
-        for start in progress(range(0, len(prepared), _BATCH), what, unit="batch"):
-            chunk = prepared[start : start + _BATCH]
-            logits, answers = predict(_batch(stock, chunk, encoder))
-            nats += float(functional.cross_entropy(logits.float(), answers, reduction="sum"))
-            tokens += len(answers)
-            residues += sum(int(example.residues[np.asarray(example.labels) != IGNORED].sum()) for example in chunk)
-    return LanguageScore(nats_per_token=nats / tokens, bits_per_base=nats / math.log(2) / residues)
+        for indices in progress(list(by_length([len(q.ids) for q in questions], _EVALUATION_TOKENS)), what, unit="batch"):
+            batch = module.collate([questions[i] for i in indices])
+            nats += float(module.nats({name: tensor.to(device) for name, tensor in batch.items()}).sum(dtype=torch.float64))
+    return _score(nats, questions)
 
 
-def train_briefly(
-    stock: nn.Module, examples: Sequence[Example], encoder: Encoder, objective: Objective, steps: int, seed: int, what: str
-) -> None:
+def score_token_frequencies(objective: Objective, train: Sequence[Example], examples: Sequence[Example], seed: int) -> LanguageScore:
+    """The same score for the trivial model that predicts every token by its frequency in the train split (add-one smoothed)."""
+    pool = examples[0].pool
+    seen = np.bincount(np.concatenate([e.ids[~e.special] for e in train]), minlength=int(pool.max()) + 1)
+    counts = np.zeros(len(seen))
+    counts[pool] = seen[pool] + 1.0  # only these can stand there
+    log_share = np.log(np.maximum(counts, 1e-300) / counts.sum())
+    questions = _evaluation_questions(objective, examples, seed)
+    weights = [q.weights if q.weights is not None else np.ones(len(q.labels)) for q in questions]
+    asked = [q.labels != IGNORED for q in questions]
+    nats = -sum(float((log_share[q.labels[a]] * w[a]).sum()) for q, a, w in zip(questions, asked, weights, strict=True))
+    return _score(nats, questions)
+
+
+def train_briefly(module: LanguageModel, examples: Sequence[Example], steps: int, seed: int, what: str) -> None:
     """Train a model in place for a few steps, to compare starts: AdamW, constant rate, batches by seed alone. No checkpoints."""
-    predict = _predictor(stock, objective)
-    stock.train()
+    module.train()
     torch.manual_seed(derive_seed(seed, "dropout"))
-    optimizer = torch.optim.AdamW([p for p in stock.parameters() if p.requires_grad], lr=_LEARNING_RATE, weight_decay=0.0)
-    order = generator(seed, "order").integers(len(examples), size=(steps, _BATCH))
+    device = next(module.parameters()).device
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=_BRIEF_LEARNING_RATE, weight_decay=0.0)
+    order = generator(seed, "order").integers(len(examples), size=(steps, _BRIEF_BATCH))
     for step in progress(range(steps), what, unit="step"):
-        chunk = [
-            _prepare(examples[i], encoder, objective, derive_seed(seed, "mask", step, position)) for position, i in enumerate(order[step])
-        ]
-        logits, answers = predict(_batch(stock, chunk, encoder))
+        questions = [module.objective.ask(examples[i], derive_seed(seed, "mask", step, place)) for place, i in enumerate(order[step])]
+        batch = {name: tensor.to(device) for name, tensor in module.collate(questions).items()}
         optimizer.zero_grad()
-        functional.cross_entropy(logits.float(), answers).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(stock.parameters(), 1.0)
+        (module(**batch) / batch["count"]).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-    stock.eval()
+    module.eval()
 
 
-def _prepare(example: Example, encoder: Encoder, objective: Objective, seed: int) -> Example:
-    """An example with the labels of an objective: (T,), the true id where it is to be predicted, IGNORED elsewhere."""
-    if objective == "masked":
-        return mask_tokens(example, encoder, None, _MASK_RATE, seed, masked=1.0, randomised=0.0)
-    counted = example.residues > 0
-    first = np.flatnonzero(counted)[0]
-    counted[first if objective == "causal" else slice(0, len(counted) // 2)] = False
-    return replace(example, labels=np.where(counted, example.ids, IGNORED), features=None)
+def _evaluation_questions(objective: Objective, examples: Sequence[Example], seed: int) -> list[Question]:
+    asking = objective.for_evaluation()
+    return [asking.ask(example, derive_seed(seed, "evaluation", i)) for i, example in enumerate(examples)]
 
 
-def _batch(stock: nn.Module, examples: Sequence[Example], encoder: Encoder) -> dict[str, Tensor]:
-    device = next(stock.parameters()).device
-    return {name: tensor.to(device) for name, tensor in collate(examples, encoder).items()}
-
-
-def _predictor(stock: nn.Module, objective: Objective) -> Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]:
-    """A function from a batch to the logits (M, V) at the M labels that count, and these labels (M,)."""
-    masked = MaskedLanguageModel(FusedModel(stock)) if objective == "masked" else None
-
-    def predict(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        labels, mask = batch["labels"], batch["attention_mask"]
-        counted = labels != IGNORED
-        if masked is not None:
-            return masked(batch["input_ids"], mask, batch["predicted"])["logits"], labels[counted]
-        if objective == "causal":
-            logits = stock(input_ids=batch["input_ids"], attention_mask=mask).logits
-            return logits[:, :-1][counted[:, 1:]], labels[:, 1:][counted[:, 1:]]
-        read = mask * (torch.arange(labels.shape[1], device=labels.device) < mask.sum(1, keepdim=True) // 2)
-        return stock(input_ids=batch["input_ids"], attention_mask=read, labels=labels).logits[counted], labels[counted]
-
-    return predict
+def _score(nats: float, questions: Sequence[Question]) -> LanguageScore:
+    tokens = sum(q.count for q in questions)
+    if any(q.weights is not None for q in questions):  # a bound of the likelihood of whole documents
+        units = sum(int(q.residues.sum()) for q in questions)
+    else:
+        units = sum(int(q.residues[q.labels != IGNORED].sum()) for q in questions)
+    return LanguageScore(nats_per_token=nats / tokens, bits_per_base=nats / math.log(2) / units)

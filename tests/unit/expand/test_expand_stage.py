@@ -24,8 +24,8 @@ from tokenizers import Tokenizer
 
 TinyRecipe = Callable[..., Path]
 POSITIONS = 128
-OBJECTIVES = {"bert": "masked", "gpt2": "causal", "llama": "causal", "t5": "seq2seq"}
-CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+OBJECTIVES = {"bert": "masked", "gpt2": "causal", "llama": "causal", "t5": "prefix"}
+CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "prefix": "AutoModelForSeq2SeqLM"}
 TIED = {"bert": True, "gpt2": True, "llama": False, "t5": True}
 every_model = pytest.mark.parametrize("model", OBJECTIVES)
 

@@ -1,8 +1,8 @@
-"""Examples, their order and their masks: functions of the seed and the position alone."""
+"""Documents: their tokens, what each stands for, and long ones in parts."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,7 @@ from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusionSpec
 from biollm.modeling.tracks import TrackConfig
-from biollm.training.examples import (
-    IGNORED,
-    Example,
-    MaskedPlan,
-    TrainingPlan,
-    check_lengths,
-    collate,
-    encode_corpus,
-    mask_tokens,
-    require_mask_token,
-)
+from biollm.training.examples import Example, TrainingPlan, check_lengths, divide_long, encode_corpus, encode_texts
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +29,7 @@ def examples(tiny_results: Path, encoder: Encoder) -> list[Example]:
 
 
 def _example(number: int) -> Example:
-    return Example("", np.asarray([number]), np.asarray([1]), None)
+    return Example(np.asarray([number]), np.asarray([1]), np.asarray([False]), np.asarray([number]), name=f"n{number}")
 
 
 @given(st.integers(1, 20), st.integers(0, 5), st.integers(0, 10**6))
@@ -67,78 +57,18 @@ def test_epochs_and_seeds_differ_in_their_order() -> None:
     assert order[:50] != list(range(50))
 
 
-@given(st.integers(0, 10**9))
-def test_a_mask_keeps_its_promises(encoder: Encoder, examples: list[Example], seed: int) -> None:
-    example = examples[seed % len(examples)]
-    masked = mask_tokens(example, encoder, None, 0.15, seed)
-    labels = np.asarray(masked.labels)
-    predicted = labels != IGNORED
-    real = example.residues > 0
-    assert predicted.sum() == max(1, round(0.15 * real.sum()))
-    assert not (predicted & ~real).any(), "special tokens are never predicted"
-    assert (labels[predicted] == example.ids[predicted]).all(), "labels are the true ids"
-    assert (masked.ids[~predicted] == example.ids[~predicted]).all(), "what is not predicted is not changed"
-    changed = masked.ids[predicted & (masked.ids != example.ids)]
-    assert all(i == encoder.mask_id or encoder.residues_by_id[i] > 0 for i in changed), "the mask or a token of the domain"
-    assert (masked.residues == example.residues).all()
-
-
-def test_masking_changes_nothing_that_it_was_given(encoder: Encoder, examples: list[Example]) -> None:
-    before = examples[0].ids.copy()
-    mask_tokens(examples[0], encoder, None, 0.9, 1)
-    assert (examples[0].ids == before).all()
-    assert examples[0].labels is None
-
-
-def test_masks_are_eighty_ten_ten(encoder: Encoder) -> None:
-    first = encoder.vocabulary.base_vocab_size if encoder.vocabulary else 0
-    long = Example("", np.full(40_000, first), np.ones(40_000, dtype=np.int64), None)
-    masked = mask_tokens(long, encoder, None, 0.5, 3)
-    predicted = np.asarray(masked.labels) != IGNORED
-    ids = masked.ids[predicted]
-    kept, hidden = (ids == first).mean(), (ids == encoder.mask_id).mean()
-    assert predicted.sum() == 20_000
-    assert abs(hidden - 0.8) < 0.01
-    assert abs(kept - 0.1) < 0.01
-
-
-@given(st.integers(0, 10**6))
-def test_computed_tracks_never_tell_the_hidden_bases(tiny_results: Path, encoder: Encoder, seed: int) -> None:
-    track = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=8)
-    spec = FusionSpec(operator="add", channels=[track], mean=[0.5], scale=[1.0], hidden_size=32)
-    records = read_records(tiny_results / "ingest", "train").head(1)
-    plain = encode_corpus(records, encoder, None)[0]
-    masked = mask_tokens(plain, encoder, spec, 0.3, seed)
-    hidden = np.repeat(np.asarray(masked.labels) != IGNORED, plain.residues)
-    other = "".join("CG"[i % 2] if h else base for i, (base, h) in enumerate(zip(plain.sequence, hidden, strict=True)))
-    assert masked.features is not None
-    assert (masked.features == mask_tokens(replace(plain, sequence=other), encoder, spec, 0.3, seed).features).all()
-    assert (masked.features[np.asarray(masked.labels) != IGNORED] == 0).all(), "not even how many bases a hidden token has"
-    assert (masked.features != 0).any()
-
-
-def test_one_token_at_least_is_predicted(encoder: Encoder, examples: list[Example]) -> None:
-    assert (np.asarray(mask_tokens(examples[0], encoder, None, 1e-9, 0).labels) != IGNORED).sum() == 1
-
-
-def test_masks_follow_the_seed_and_the_position(encoder: Encoder, examples: list[Example]) -> None:
-    plan, again, other = (MaskedPlan(examples[:1], 3, seed, encoder, None, 0.3) for seed in (1, 1, 2))
-    assert all((plan[i].ids == again[i].ids).all() for i in (2, 0, 1))
-    assert not (np.asarray(plan[0].labels) == np.asarray(plan[1].labels)).all(), "the same record, another epoch: another mask"
-    assert not (np.asarray(plan[0].labels) == np.asarray(other[0].labels)).all()
-
-
-def test_examples_follow_the_records_with_their_special_tokens_and_labels(tiny_results: Path, encoder: Encoder) -> None:
+def test_documents_follow_the_records_with_their_special_tokens_and_names(tiny_results: Path, encoder: Encoder) -> None:
     records = read_records(tiny_results / "ingest", "validation").head(5)
-    found = encode_corpus(records, encoder, None, "label_coding")
-    for example, sequence, label in zip(found, records["sequence"], records["label_coding"], strict=True):
+    found = encode_corpus(records, encoder, None)
+    for example, sequence, name in zip(found, records["sequence"], records["id"], strict=True):
         assert encoder.tokenizer.decode(example.ids.tolist()) == sequence
         assert example.residues[[0, -1]].tolist() == [0, 0]
+        assert example.special.nonzero()[0].tolist() == [0, len(example.ids) - 1]
         assert example.residues.sum() == 64
-        assert example.labels == label
+        assert example.name == name
 
 
-def test_examples_of_a_fused_model_have_features_for_every_token(tiny_results: Path, encoder: Encoder) -> None:
+def test_documents_of_a_fused_model_have_features_for_every_token(tiny_results: Path, encoder: Encoder) -> None:
     channel = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=16)
     spec = FusionSpec(operator="add", channels=[channel], mean=[0.0], scale=[1.0], hidden_size=32)
     records = read_records(tiny_results / "ingest", "validation").head(5)
@@ -150,34 +80,39 @@ def test_examples_of_a_fused_model_have_features_for_every_token(tiny_results: P
         np.testing.assert_allclose(example.features, spec.features(spec.compute(sequence), example.residues), rtol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder-decoder"])
+def test_the_tokens_of_a_text_stand_for_all_its_bytes(model_folder: Callable[[str], Path], architecture: str) -> None:
+    encoder = Encoder(model_folder(architecture))
+    texts = ["The gene is in the cell.", "β-globin and 5′ ends, naïve Å", "表皮", "a"]
+    for text, example in zip(texts, encode_texts(texts, encoder), strict=True):
+        assert example.residues.min() >= 0
+        assert not example.residues[example.special].any()
+        if architecture != "decoder":  # these drop what they cannot spell, and spaces
+            assert example.residues.sum() <= len(text.encode())
+        else:
+            assert example.residues.sum() == len(text.encode())
+
+
 def test_a_record_longer_than_the_model_reads_is_refused_by_name(examples: list[Example]) -> None:
-    check_lengths(examples[:2], ["a", "b"], max(len(e.ids) for e in examples[:2]))
-    with pytest.raises(DataError, match=rf"record b has {len(examples[1].ids)} tokens, but the model reads 5.*nothing is cut in silence"):
-        check_lengths([_example(1), examples[1]], ["a", "b"], 5)
+    check_lengths(examples[:2], max(len(e.ids) for e in examples[:2]))
+    long = examples[1]
+    with pytest.raises(
+        DataError, match=rf"record {long.name} has {len(long.ids)} tokens, but the model reads 5.*nothing is cut in silence"
+    ):
+        check_lengths([_example(1), long], 5)
 
 
-def test_a_batch_is_padded_and_labels_of_padding_do_not_count(encoder: Encoder) -> None:
-    rows = [Example("", np.arange(n), np.ones(n, dtype=np.int64), np.ones((n, 3), dtype=np.float32), np.arange(n)) for n in (9, 2)]
-    batch = collate(rows, encoder)
-    assert {name: tuple(t.shape) for name, t in batch.items()} == {
-        "input_ids": (2, 16), "attention_mask": (2, 16), "features": (2, 16, 3), "labels": (2, 16), "predicted": (2, 16),
-    }  # fmt: skip
-    assert batch["attention_mask"].sum(1).tolist() == [9, 2]
-    assert batch["predicted"].sum(1).tolist() == [9, 2]
-    assert (batch["labels"][1, 2:] == IGNORED).all()
-    assert not batch["features"][1, 2:].any()
-    assert (batch["input_ids"][1, 2:] == encoder.pad_id).all()
-
-
-def test_a_batch_of_class_labels_has_one_per_record(encoder: Encoder) -> None:
-    batch = collate([Example("", np.arange(3), np.ones(3, dtype=np.int64), None, label) for label in (0, 1)], encoder)
-    assert batch["labels"].tolist() == [0, 1]
-    assert "predicted" not in batch
-    assert "features" not in batch
-
-
-def test_a_tokenizer_without_a_mask_token_is_refused(bert_base: Path, tmp_path: Path) -> None:
-    require_mask_token(Encoder(bert_base))
-    (tmp_path / "tokenizer.json").write_text((bert_base / "tokenizer.json").read_text().replace("[MASK]", "[HIDE]"))
-    with pytest.raises(DataError, match=r"the tokenizer has no mask token \(\[MASK\] or <mask>\)"):
-        require_mask_token(Encoder(tmp_path))
+@given(st.integers(3, 40))
+def test_a_long_document_in_parts_has_all_its_tokens_once(tiny_results: Path, encoder: Encoder, capacity: int) -> None:
+    channel = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=16)
+    spec = FusionSpec(operator="add", channels=[channel], mean=[0.0], scale=[1.0], hidden_size=32)
+    whole = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, spec)[0]
+    parts = divide_long([whole], capacity)
+    assert all(len(part.ids) <= capacity for part in parts)
+    assert np.concatenate([part.ids[~part.special] for part in parts]).tolist() == whole.ids[~whole.special].tolist()
+    assert "".join(part.sequence for part in parts) == whole.sequence
+    for part in parts:
+        assert part.ids[part.special].tolist() == whole.ids[whole.special].tolist()
+        assert part.residues.sum() == len(part.sequence)
+        assert part.features is not None
+        assert len(part.features) == len(part.ids)

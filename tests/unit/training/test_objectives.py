@@ -1,115 +1,234 @@
-"""The masked objective: the head only where it counts, and a loss that does not depend on how a batch is cut."""
+"""What is asked of a document, by every objective; and that a batch says it right."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
-from torch.nn import functional
+from hypothesis import given
+from hypothesis import strategies as st
 
+from biollm.core.errors import ConfigError
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
-from biollm.modeling.fusion import FusedModel
-from biollm.modeling.loading import load_model
-from biollm.training.evaluate import score_masked, score_token_frequencies
-from biollm.training.examples import IGNORED, Example, collate, encode_corpus, mask_tokens
-from biollm.training.objectives import MaskedLanguageModel, cross_entropy
+from biollm.modeling.fusion import FusionSpec
+from biollm.modeling.loading import load_config
+from biollm.modeling.tracks import TrackConfig
+from biollm.training.batches import by_length, pack_questions, pad_questions
+from biollm.training.examples import Example, encode_corpus, encode_texts
+from biollm.training.objectives import IGNORED, Objective, Question, make_objective
+
+SEEDS = st.integers(0, 10**6)
+TEXT = "Abnormality of the TATA-binding protein in the cell, seen in two of three families with seizures."
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_results: Path) -> Path:
-    return tiny_results / "expand"
+@pytest.fixture(scope="session")
+def dna(tiny_results: Path) -> tuple[Encoder, list[Example]]:
+    encoder = Encoder(tiny_results / "expand")
+    return encoder, encode_corpus(read_records(tiny_results / "ingest", "train").head(40), encoder, None)
 
 
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    return Encoder(folder)
+@pytest.fixture(scope="session")
+def make(model_folder: Callable[[str], Path]) -> Callable[..., tuple[Objective, Example]]:
+    """make("decoder", "causal") -> the objective for the tiny model of an architecture, and a document of its tokenizer."""
+
+    def for_architecture(architecture: str, name: str, **settings: float) -> tuple[Objective, Example]:
+        folder = model_folder(architecture)
+        encoder = Encoder(folder)
+        return make_objective(name, encoder, load_config(folder), **settings), encode_texts([TEXT], encoder)[0]  # type: ignore[arg-type]
+
+    return for_architecture
 
 
-@pytest.fixture
-def model(folder: Path) -> FusedModel:
-    fused = load_model(folder, "AutoModelForMaskedLM").cpu()
-    assert fused.operator is not None
-    torch.manual_seed(0)
-    torch.nn.init.normal_(fused.operator.project.weight, std=0.1)
-    return fused
+def asked(question: Question) -> np.ndarray:
+    return question.labels != IGNORED
 
 
-@pytest.fixture
-def masked(tiny_results: Path, encoder: Encoder, model: FusedModel) -> list[Example]:
-    records = read_records(tiny_results / "ingest", "validation").head(8)
-    assert model.spec is not None
-    return [mask_tokens(e, encoder, model.spec, 0.05 + 0.05 * i, i) for i, e in enumerate(encode_corpus(records, encoder, model.spec))]
+@given(SEEDS)
+def test_a_mask_keeps_its_promises(dna: tuple[Encoder, list[Example]], seed: int) -> None:
+    encoder, examples = dna
+    example = examples[seed % len(examples)]
+    before = example.ids.copy()
+    question = Objective("masked", "encoder", encoder, mask_id=encoder.mask_id).ask(example, seed)
+    chosen = asked(question)
+    assert question.count == chosen.sum() == max(1, round(0.15 * (~example.special).sum()))
+    assert not (chosen & example.special).any(), "special tokens are never predicted"
+    assert (question.labels[chosen] == example.ids[chosen]).all(), "labels are the true ids"
+    assert (question.ids[~chosen] == example.ids[~chosen]).all(), "what is not predicted is not changed"
+    changed = question.ids[chosen & (question.ids != example.ids)]
+    assert all(i == encoder.mask_id or i in example.pool for i in changed), "the mask or a token of the domain"
+    assert (example.ids == before).all(), "what it was given stays"
 
 
-def test_logits_are_those_of_the_full_head_at_the_masked_positions(model: FusedModel, masked: list[Example], encoder: Encoder) -> None:
-    batch = collate(masked, encoder)
-    batch.pop("labels")
-    predicted = batch.pop("predicted")
-    with torch.no_grad():
-        full = model(**batch).logits[predicted]
-        thinned = MaskedLanguageModel(model)(predicted=predicted, **batch)["logits"]
-        assert thinned.shape == full.shape == (int(predicted.sum()), encoder.tokenizer.get_vocab_size())
-        torch.testing.assert_close(thinned, full, rtol=1e-5, atol=1e-5)
-        assert model(**batch).logits.shape[:2] == batch["input_ids"].shape, "outside the objective the model is what it was"
+def test_masks_are_eighty_ten_ten(dna: tuple[Encoder, list[Example]]) -> None:
+    encoder, examples = dna
+    first = examples[0].pool[0]
+    long = Example(np.full(40_000, first), np.ones(40_000, dtype=np.int64), np.zeros(40_000, dtype=bool), examples[0].pool)
+    question = Objective("masked", "encoder", encoder, mask_id=encoder.mask_id, rate=0.5).ask(long, 3)
+    ids = question.ids[asked(question)]
+    assert len(ids) == 20_000
+    assert abs((ids == encoder.mask_id).mean() - 0.8) < 0.01
+    assert abs((ids == first).mean() - 0.1 - 0.1 / len(long.pool)) < 0.01
 
 
-def gradients(module: MaskedLanguageModel, batches: list[list[Example]], encoder: Encoder, count: Tensor) -> dict[str, Tensor]:
-    module.zero_grad()
-    for examples in batches:
-        batch = collate(examples, encoder)
-        labels = batch.pop("labels")
-        cross_entropy(module(**batch), labels, count).backward()
-    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+def test_hidden_spans_have_the_mean_length_that_was_asked_for(dna: tuple[Encoder, list[Example]]) -> None:
+    encoder, examples = dna
+    long = Example(np.full(40_000, 50), np.ones(40_000, dtype=np.int64), np.zeros(40_000, dtype=bool), examples[0].pool)
+
+    def mean_run(span: float) -> float:
+        chosen = asked(Objective("masked", "encoder", encoder, mask_id=encoder.mask_id, rate=0.05, span=span).ask(long, 0))
+        assert chosen.sum() == 2000
+        return 2000 / ((np.diff(chosen.astype(int), prepend=0) == 1).sum())
+
+    assert mean_run(1) < 1.1
+    assert 3.5 < mean_run(4) < 4.7
 
 
-def test_eight_records_at_once_and_four_times_two_have_one_gradient(model: FusedModel, masked: list[Example], encoder: Encoder) -> None:
-    module = MaskedLanguageModel(model).eval()  # eval: dropout is no part of the question
-    count = torch.tensor(sum(int((np.asarray(e.labels) != IGNORED).sum()) for e in masked))
-    together = gradients(module, [masked], encoder, count)
-    apart = gradients(module, [masked[i : i + 2] for i in range(0, 8, 2)], encoder, count)
-    assert together.keys() == apart.keys()
-    assert any("project" in name for name in together)
-    for name, gradient in together.items():
-        torch.testing.assert_close(apart[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+@given(SEEDS)
+def test_computed_tracks_never_tell_the_hidden_bases(tiny_results: Path, seed: int) -> None:
+    encoder = Encoder(tiny_results / "expand")
+    track = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=8)
+    spec = FusionSpec(operator="add", channels=[track], mean=[0.5], scale=[1.0], hidden_size=32)
+    example = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, spec)[0]
+    objective = Objective("masked", "encoder", encoder, spec, mask_id=encoder.mask_id, rate=0.3)
+    question = objective.ask(example, seed)
+    hidden = np.repeat(asked(question), example.residues)
+    other = "".join("CG"[i % 2] if h else base for i, (base, h) in enumerate(zip(example.sequence, hidden, strict=True)))
+    assert question.features is not None
+    assert (question.features == objective.ask(replace(example, sequence=other), seed).features).all()
+    assert (question.features[asked(question)] == 0).all(), "not even how many bases a hidden token has"
+    assert (question.features != 0).any()
 
 
-def test_the_loss_is_the_mean_over_counted_labels() -> None:
-    logits, labels = torch.randn(3, 5), torch.tensor([[1, IGNORED, 4], [IGNORED, 0, IGNORED]])
-    wanted = functional.cross_entropy(logits, torch.tensor([1, 4, 0]))
-    assert torch.isclose(cross_entropy({"logits": logits}, labels), wanted)
-    assert torch.isclose(cross_entropy({"logits": logits}, labels, 12), wanted * 3 / 12)
-    assert cross_entropy({"logits": logits.bfloat16()}, labels).dtype == torch.float32
+def test_questions_follow_the_seed(dna: tuple[Encoder, list[Example]]) -> None:
+    encoder, examples = dna
+    objective = Objective("masked", "encoder", encoder, mask_id=encoder.mask_id)
+    one, again, other = (objective.ask(examples[0], seed).labels for seed in (1, 1, 2))
+    assert (one == again).all()
+    assert not (one == other).all()
 
 
-def test_a_masked_score_is_the_mean_loss_per_token_and_per_base(model: FusedModel, tiny_results: Path, encoder: Encoder) -> None:
-    records = read_records(tiny_results / "ingest", "validation").head(40)  # more than one batch of the scorer
-    examples = encode_corpus(records, encoder, model.spec)
-    score = score_masked(MaskedLanguageModel(model), examples, encoder, 5, "test")
-    again = score_masked(MaskedLanguageModel(model), examples, encoder, 5, "test")
-    assert score == again
-    losses, bases = [], 0
-    from biollm.core.seeding import derive_seed
-
-    for i, example in enumerate(examples):  # one by one, by the full head
-        one = mask_tokens(example, encoder, model.spec, 0.15, derive_seed(5, "evaluation", i), masked=1.0, randomised=0.0)
-        batch = collate([one], encoder)
-        labels, predicted = batch.pop("labels"), batch.pop("predicted")
-        with torch.no_grad():
-            losses.append(functional.cross_entropy(model(**batch).logits[predicted], labels[predicted], reduction="none"))
-        bases += int(one.residues[np.asarray(one.labels) != IGNORED].sum())
-    nats = torch.cat(losses)
-    assert score.nats_per_token == pytest.approx(float(nats.mean()), rel=1e-5)
-    assert score.bits_per_base == pytest.approx(float(nats.sum()) / np.log(2) / bases, rel=1e-5)
+def test_causal_asks_for_every_next_token_and_the_end(make: Callable[..., tuple[Objective, Example]]) -> None:
+    objective, example = make("decoder", "causal")
+    assert objective.end_id is None  # the folder declares none
+    question = objective.ask(example, 0)
+    assert question.labels[:-1].tolist() == example.ids[1:].tolist()
+    assert question.labels[-1] == IGNORED
+    assert question.count == len(example.ids) - 1
+    assert question.residues[:-1].tolist() == example.residues[1:].tolist(), "bytes of what is predicted"
+    ended = replace(objective, end_id=1).ask(example, 0)
+    assert ended.ids.tolist() == [*example.ids, 1]
+    assert ended.labels[len(example.ids) - 1] == 1, "the end keeps its loss"
+    assert ended.count == len(example.ids)
+    assert len(replace(objective, end_id=1).for_evaluation().ask(example, 0).ids) == len(example.ids)
 
 
-def test_the_frequency_baseline_predicts_by_counts_of_train_alone(encoder: Encoder) -> None:
-    domain = np.flatnonzero(encoder.residues_by_id > 0)
-    train = [Example("", domain[[0, 0, 0, 1]], np.ones(4, dtype=np.int64), None)]
-    probe = [Example("", domain[[0]], np.ones(1, dtype=np.int64), None), Example("", domain[[2]], np.ones(1, dtype=np.int64), None)]
-    score = score_token_frequencies(train, probe, encoder, 0)
-    total = 4 + len(domain)
-    assert score.nats_per_token == pytest.approx(-(np.log(4 / total) + np.log(1 / total)) / 2)
+@given(SEEDS)
+def test_a_prefix_is_not_asked_for(make: Callable[..., tuple[Objective, Example]], seed: int) -> None:
+    objective, example = make("decoder", "prefix")
+    question = objective.ask(example, seed)
+    assert question.prefix is not None
+    assert 1 <= question.prefix < len(example.ids)
+    assert asked(question).nonzero()[0].tolist() == list(range(question.prefix - 1, len(example.ids) - 1))
+
+
+@given(SEEDS)
+def test_corrupted_spans_and_their_answers_make_the_document_again(make: Callable[..., tuple[Objective, Example]], seed: int) -> None:
+    objective, example = make("encoder-decoder", "span_corruption", rate=0.15, span=3.0)
+    question = objective.ask(example, seed)
+    assert question.decoder_ids is not None
+    answers: dict[int, list[int]] = {}
+    for i in map(int, question.labels):
+        if i in objective.sentinels:
+            answers[current := i] = []
+        else:
+            answers[current].append(i)
+    rebuilt = [token for i in map(int, question.ids) for token in answers.get(i, [i])]
+    assert rebuilt == example.ids.tolist()
+    assert question.decoder_ids.tolist() == [objective.start_id, *question.labels[:-1]]
+    assert question.residues.sum() == sum(
+        int(r) for r, i in zip(question.residues, question.labels, strict=True) if i not in objective.sentinels
+    )
+
+
+@given(SEEDS)
+def test_diffusion_weighs_a_document_by_what_it_hides(make: Callable[..., tuple[Objective, Example]], seed: int) -> None:
+    objective, example = make("encoder", "diffusion")
+    question = objective.ask(example, seed)
+    assert question.weights is not None
+    share = 1 / question.weights[0]
+    assert 0.02 <= share <= 1
+    assert (question.ids[asked(question)] == objective.mask_id).all()
+    assert question.count == (~example.special).sum(), "the bound is of the whole document"
+    assert abs(asked(question).sum() - share * question.count) <= 4 * np.sqrt(question.count)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "told"),
+    [
+        ("encoder", "causal", "learns masked or diffusion"),
+        ("decoder", "masked", "the model is a decoder and learns causal or prefix or diffusion"),
+        ("decoder", "diffusion", "the tokenizer has none"),
+    ],
+)
+def test_what_a_model_cannot_learn_is_refused(make: Callable[..., object], architecture: str, name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        make(architecture, name)
+
+
+def test_a_mask_token_can_be_named(model_folder: Callable[[str], Path]) -> None:
+    encoder = Encoder(model_folder("decoder"))
+    config = load_config(model_folder("decoder"))
+    objective = make_objective("diffusion", encoder, config, mask_token="<|im_start|>")
+    assert objective.mask_id == encoder.tokenizer.token_to_id("<|im_start|>")
+    assert objective.overrides_direction
+    with pytest.raises(ConfigError, match="mask_token is '<nothing>', which is no token"):
+        make_objective("diffusion", encoder, config, mask_token="<nothing>")
+
+
+def _question(length: int, **more: object) -> Question:
+    labels = np.arange(length)
+    labels[-1] = IGNORED
+    return Question(np.arange(length) + 100, labels, np.ones(length, dtype=np.int64), length - 1, **more)  # type: ignore[arg-type]
+
+
+def test_a_packed_batch_holds_its_documents_by_length_and_nothing_else() -> None:
+    features = [np.full((n, 3), n, dtype=np.float32) for n in (5, 2, 3)]
+    batch = pack_questions([_question(n, features=f) for n, f in zip((5, 2, 3), features, strict=True)], first_position=2)
+    assert batch["lengths"].tolist() == [2, 3, 5]
+    assert batch["position_ids"].tolist() == [[2, 3, 2, 3, 4, 2, 3, 4, 5, 6]]
+    assert batch["input_ids"].tolist() == [[100, 101, 100, 101, 102, 100, 101, 102, 103, 104]]
+    assert batch["labels"].tolist() == [[0, IGNORED, 0, 1, IGNORED, 0, 1, 2, 3, IGNORED]]
+    assert batch["features"][0, :, 0].tolist() == [2, 2, 3, 3, 3, 5, 5, 5, 5, 5]
+    assert int(batch["count"]) == 7
+    assert "weights" not in batch
+
+
+def test_weights_of_some_are_weights_of_all() -> None:
+    batch = pack_questions([_question(2), _question(3, weights=np.full(3, 2.0, dtype=np.float32))])
+    assert batch["weights"].tolist() == [[1, 1, 2, 2, 2]]
+
+
+def test_labels_of_padding_do_not_count() -> None:
+    batch = pad_questions([_question(9), _question(2)], pad_id=7)
+    assert batch["input_ids"].shape == (2, 16)
+    assert batch["attention_mask"].sum(1).tolist() == [9, 2]
+    assert (batch["labels"][1, 1:] == IGNORED).all()
+    assert (batch["input_ids"][1, 2:] == 7).all()
+
+
+def test_a_padding_id_that_is_the_end_of_text_keeps_the_loss_of_real_ends() -> None:
+    ended = Question(np.asarray([5, 6, 7]), np.asarray([6, 7, IGNORED]), np.ones(3, dtype=np.int64), 2)
+    batch = pad_questions([ended, _question(9)], pad_id=7)
+    assert (batch["labels"][0] != IGNORED).sum() == 2
+    assert batch["attention_mask"][0].sum() == 3
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(50, 200))
+def test_batches_by_length_hold_everything_once_within_the_budget(lengths: list[int], tokens: int) -> None:
+    batches = list(by_length(lengths, tokens))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) * max(lengths[i] for i in batch) <= tokens for batch in batches)

@@ -1,0 +1,138 @@
+"""What continued pretraining trains: built alike by every process of a run, and by the stage to score it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from biollm.core.errors import ConfigError, DataError
+from biollm.modeling.corpus import read_records
+from biollm.modeling.encoding import Encoder
+from biollm.modeling.fusion import read_spec
+from biollm.modeling.loading import load_config, load_model, token_capacity
+from biollm.modeling.surgery import tables_of
+from biollm.pretrain.config import Config
+from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts
+from biollm.training.general import divide, read_documents
+from biollm.training.language import LanguageModel
+from biollm.training.objectives import AUTO_CLASSES, architecture_of, make_objective
+from biollm.training.plans import RowPlan
+from biollm.training.run import load_trained
+from biollm.training.task import Task
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run is made of: documents to train on, general text to mix in (or none), and what is held out of both to be scored."""
+
+    encoder: Encoder
+    domain: list[Example]
+    general: list[Example]
+    held_out: dict[str, list[Example]]
+
+
+def read_materials(corpus: Path, model: Path, modality: str, general_files: list[Path], config: Config) -> Materials:
+    """Raises DataError naming an empty split."""
+    encoder = Encoder(model, modality)
+    capacity = min(token_capacity(model, load_config(model)), config.row_tokens)
+    examples = {}
+    for split in ("train", "validation"):
+        records = read_records(corpus, split)
+        if not records.height:
+            raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
+        if split == "validation":
+            records = _evenly(records, config.scored_documents)
+        examples[split] = divide_long(encode_corpus(records, encoder, read_spec(model)), capacity)
+    held_out, general = {"domain": examples["validation"]}, []
+    if config.general is not None:
+        rest, kept = divide(read_documents(general_files), config.general.held_out_fraction)
+        spec = read_spec(model)
+        general, held_out["general"] = (
+            divide_long(encode_texts(list(part.values()), encoder, list(part), spec), capacity) for part in (rest, kept)
+        )
+    return Materials(encoder, examples["train"], general, held_out)
+
+
+def _evenly(records: pl.DataFrame, number: int) -> pl.DataFrame:
+    """About so many records, evenly spread."""
+    return records.gather_every(max(1, records.height // number)).head(number)
+
+
+def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | None = None) -> LanguageModel:
+    """The model of a folder with its objective, and trained weights over it."""
+    stock_config = load_config(model)
+    fused = load_model(model, AUTO_CLASSES[architecture_of(stock_config)])
+    tokens, rows = encoder.tokenizer.get_vocab_size(), len(tables_of(fused.stock).input)
+    if tokens > rows:
+        raise ConfigError(f"{model.name}: its tokenizer has {tokens} tokens, but the model {rows} rows; run expand on the merged tokenizer")
+    objective = make_objective(
+        config.objective,
+        encoder,
+        stock_config,
+        fused.spec,
+        mask_token=config.mask_token,
+        rate=config.mask_rate,
+        hidden=config.hidden_fraction,
+        randomised=config.random_fraction,
+        span=config.mean_span,
+    )
+    module = LanguageModel(fused, objective, config.future_tokens, config.future_weight, packed=config.packed)
+    if weights is not None:
+        load_trained(module, load_file(str(weights)))
+    return module
+
+
+def build(
+    *,
+    corpus: str,
+    model: str,
+    modality: str,
+    general: list[str],
+    config: dict[str, Any],
+    seed: int,
+    weights: str | None,
+    new_rows_from: int | None,
+) -> Task:
+    """The task of a run. weights: what an earlier phase trained; new_rows_from: train only rows of the embedding tables from this id on."""
+    settings = Config(**config)
+    materials = read_materials(Path(corpus), Path(model), modality, [Path(file) for file in general], settings)
+    module = make_module(Path(model), materials.encoder, settings, Path(weights) if weights else None)
+    if new_rows_from is not None:
+        train_only_rows(module, new_rows_from)
+    if settings.gradient_checkpointing:
+        module.model.stock.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    steps = settings.steps if new_rows_from is None else settings.new_rows_steps
+    plan = make_plan(module, materials, settings, steps, seed)
+    return Task(module, plan, lambda rows: module.collate([question for row in rows for question in row]))
+
+
+def make_plan(module: LanguageModel, materials: Materials, config: Config, steps: int, seed: int) -> RowPlan:
+    """The rows of a run of so many steps."""
+    replay = config.general.replay if config.general else 0.0
+    positions = steps * config.batch_size
+    return RowPlan(module.objective, materials.domain, positions, seed, config.row_tokens, materials.general, replay)
+
+
+def train_only_rows(module: LanguageModel, first: int) -> None:
+    """Leave nothing to train but the rows of the embedding tables from `first` on, and what fusion adds."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    tables = tables_of(module.model.stock)
+
+    def only_new(gradient: Tensor) -> Tensor:
+        kept = gradient.clone()
+        kept[:first] = 0
+        return kept
+
+    for table in (tables.input, tables.output):
+        if table is not None:
+            assert isinstance(table, nn.Parameter)
+            table.requires_grad_(True)
+            table.register_hook(only_new)  # type: ignore[no-untyped-call]
+    if module.model.operator is not None:
+        module.model.operator.requires_grad_(True)

@@ -1,0 +1,101 @@
+"""Questions as the tensors of one forward pass: packed into a flat row without padding where the model can read one, else padded.
+
+Beside what the model reads, a batch of questions says what its loss is divided by (`count`), and how many bases, residues or bytes its
+labels stand for (`units`).
+
+Legend: B documents, N their tokens together, K the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from biollm.modeling.documents import position_ids
+from biollm.modeling.encoding import IntArray, pad, pad_features
+from biollm.training.examples import Example
+from biollm.training.objectives import IGNORED, Question
+
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Question]], Batch]
+_PAD_MULTIPLE = 8
+
+
+def pack_questions(questions: Sequence[Question], first_position: int = 0) -> Batch:
+    """A flat batch: input_ids, position_ids, labels (1, N), lengths (B,), and features, weights, prefixes where there are any.
+
+    Documents stand by length, so that equally long ones are neighbours. first_position: what the model calls the first token's position.
+    """
+    ordered = sorted(questions, key=lambda q: len(q.ids))
+    lengths = [len(q.ids) for q in ordered]
+    batch: dict[str, Any] = {
+        "input_ids": np.concatenate([q.ids for q in ordered])[None],
+        "position_ids": position_ids(lengths, first_position)[None],
+        "lengths": np.asarray(lengths, dtype=np.int64),
+        "labels": np.concatenate([q.labels for q in ordered])[None],
+    }
+    if ordered[0].features is not None:
+        batch["features"] = np.concatenate([q.features for q in ordered if q.features is not None])[None]
+    if any(q.weights is not None for q in ordered):
+        batch["weights"] = np.concatenate([_weights(q) for q in ordered])[None]
+    if any(q.prefix is not None for q in ordered):
+        batch["prefixes"] = np.asarray([q.prefix or 1 for q in ordered], dtype=np.int64)
+    return _tensors(batch, ordered)
+
+
+def pad_questions(questions: Sequence[Question], pad_id: int) -> Batch:
+    """A padded batch: input_ids, attention_mask (B, K), labels (B, K) or those of a decoder with decoder_input_ids, features, weights."""
+    ids, mask = pad([q.ids for q in questions], pad_id, _PAD_MULTIPLE)
+    answers = [q.labels if q.decoder_ids is None else q.decoder_ids for q in questions]
+    width = pad(answers, 0, _PAD_MULTIPLE)[0].shape[1]
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": _matrix([q.labels for q in questions], width, IGNORED)}
+    if questions[0].decoder_ids is not None:
+        batch["decoder_input_ids"] = _matrix([q.decoder_ids for q in questions if q.decoder_ids is not None], width, pad_id)
+    if questions[0].features is not None:
+        batch["features"] = pad_features([q.features for q in questions if q.features is not None], ids.shape[1])
+    if any(q.weights is not None for q in questions):
+        batch["weights"] = _matrix([_weights(q) for q in questions], width, 0)
+    return _tensors(batch, questions)
+
+
+def pad_examples(examples: Sequence[Example], pad_id: int) -> Batch:
+    """A padded batch of whole documents: input_ids, attention_mask (B, K), features."""
+    ids, mask = pad([example.ids for example in examples], pad_id, _PAD_MULTIPLE)
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if examples[0].features is not None:
+        batch["features"] = pad_features([e.features for e in examples if e.features is not None], ids.shape[1])
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of documents in batches of like lengths, each at most `tokens` with its padding (or one document)."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _weights(question: Question) -> NDArray[np.float32]:
+    return question.weights if question.weights is not None else np.ones(len(question.labels), dtype=np.float32)
+
+
+def _matrix(rows: Sequence[IntArray | NDArray[np.float32]], width: int, value: int) -> NDArray[Any]:
+    filled = np.full((len(rows), width), value, dtype=rows[0].dtype)
+    for i, row in enumerate(rows):
+        filled[i, : len(row)] = row
+    return filled
+
+
+def _tensors(batch: dict[str, Any], questions: Sequence[Question]) -> Batch:
+    units = sum(int(q.residues[q.labels != IGNORED].sum()) for q in questions)
+    totals = {"count": sum(q.count for q in questions), "units": units}
+    return {name: torch.from_numpy(np.asarray(array)) for name, array in (batch | totals).items()}

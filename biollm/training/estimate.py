@@ -1,0 +1,50 @@
+"""What a training run will need, before it begins: rules of thumb, good to a factor of about one and a half."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from biollm.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its cost. parameters: all; table: those of the embedding tables, of which a token reads a row."""
+
+    parameters: int
+    table: int
+    layers: int
+    width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any, parameters: int) -> Shape:
+        """From a transformers config and the number of parameters in the weight files."""
+        config = config.get_text_config()
+        width = int(getattr(config, "hidden_size", None) or config.d_model)
+        layers = int(getattr(config, "num_hidden_layers", None) or config.num_layers)
+        return cls(parameters, int(config.vocab_size) * width, layers, width, int(config.vocab_size))
+
+
+def memory_bytes(shape: Shape, config: TrainingConfig, tokens_per_pass: int, labelled_share: float, bf16: bool) -> float:
+    """Memory of one process: model states as ZeRO shares them out (Rajbhandari et al. 2020, figure 1), activations (34 bytes per token,
+    layer and unit of width in half precision; Korthikanti et al. 2022), logits of the labelled tokens with their gradient."""
+    weights, gradients, optimizer = (2, 2, 12) if bf16 else (4, 4, 8)
+    shared = config.world_size
+    states = weights / (shared if config.zero >= 3 else 1) + gradients / (shared if config.zero >= 2 else 1)
+    states += optimizer / (shared if config.zero >= 1 else 1)
+    per_unit = (2 if config.gradient_checkpointing else 34) * (1 if bf16 else 2)
+    activations = tokens_per_pass * shape.width * (shape.layers * per_unit + (34 if config.gradient_checkpointing else 0))
+    logits = tokens_per_pass * labelled_share * shape.vocabulary * 4 * 3
+    return shape.parameters * states + activations + logits
+
+
+def checkpoint_bytes(shape: Shape, kept: int = 3) -> float:
+    """Disk of the checkpoints that stand at once while one is written: weights, master copy and moments."""
+    return shape.parameters * 16.0 * kept
+
+
+def operations(shape: Shape, tokens: float, labelled_share: float) -> float:
+    """Floating-point operations of a run: six for each parameter and token (Kaplan et al. 2020), the output table's for labelled ones."""
+    return 6.0 * tokens * (max(1, shape.parameters - shape.table) + labelled_share * shape.table)

@@ -1,0 +1,403 @@
+"""One process of a training run: the stock Trainer, with our loss, our order, our checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from biollm.core.errors import DataError
+from biollm.core.files import write_json
+from biollm.core.progress import BAR_DELAY_SECONDS, quiet_libraries
+from biollm.core.seeding import derive_seed
+from biollm.training.checkpoints import keep_newest, load_tree, random_state, restore_random_state, save_tree, seal
+from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import BETAS, EPSILON, deepspeed_config, has_cuda, join_process_group, use_bf16
+from biollm.training.optimizer import parameter_groups, rate_factor
+from biollm.training.run import FACTS, TRAINED, WEIGHTS, RunSettings
+from biollm.training.task import Plan, Recipe, Task
+
+_KEPT_CHECKPOINTS = 2
+_ENGINE_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+_BEST = "best"
+
+
+def fit(run: dict[str, Any]) -> None:
+    """Train what `run` describes (see training.run) and seal the result, in this process as one of its process group."""
+    quiet_libraries()
+    if has_cuda():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where the task puts its model
+    task = Recipe(**run["recipe"]).make()  # before TrainingArguments is made: with ZeRO 3 it changes how models are loaded
+    config, settings = TrainingConfig(**run["config"]), RunSettings(**run["settings"])
+    work, logs = Path(run["work"]), Path(run["logs"])
+    join_process_group()
+    checkpoint = Path(run["checkpoint"]) if run["checkpoint"] else None
+    try:
+        threads = torch.get_num_threads()
+        trainer = make_trainer(task, config, settings, work, logs, checkpoint)
+        torch.set_num_threads(threads)  # accelerate sets what it thinks best; the count decides the last bits of every sum
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.write_result()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise DataError(_out_of_memory(config, settings.what)) from error
+        raise
+    finally:
+        forget_deepspeed()
+
+
+def forget_deepspeed() -> None:
+    """What TrainingArguments left behind in this process: with ZeRO 3, models would be loaded as shares from then on."""
+    from accelerate.state import AcceleratorState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    AcceleratorState._reset_state()
+
+
+def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work: Path, logs: Path, checkpoint: Path | None) -> Any:
+    """The Trainer of a task; the process has joined its group. checkpoint: what it will be resumed from, so that its data begin there."""
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    bf16, meter = use_bf16(config.precision), Meter()
+
+    class OurTrainer(Trainer):  # type: ignore[misc]
+        """The stock loop. Ours are the loss's divisor, the optimiser, validation, and checkpoints: sealed, and without pickle at ZeRO 0."""
+
+        loss_is_scaled_for_ga = True
+        _resumed_from: Path | None = None
+
+        def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+            if self.optimizer is None:  # type: ignore[has-type]
+                self.optimizer = torch.optim.AdamW(parameter_groups(task.module, config), betas=BETAS, eps=EPSILON)
+            return self.optimizer
+
+        def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+            if self.lr_scheduler is None:  # type: ignore[has-type]
+                self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda step: rate_factor(config, step))
+            return self.lr_scheduler
+
+        def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+            """What the loss of the whole step is divided by: all processes and accumulated passes together."""
+            count = torch.stack([batch["count"] for batch in batch_samples]).sum().to(device)
+            if config.world_size > 1:
+                torch.distributed.all_reduce(count)
+            return count
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        ) -> Tensor:
+            positions = inputs.pop("positions")
+            total: Tensor = model(**inputs)
+            meter.add(inputs, total, config.world_size)
+            if not torch.isfinite(total):
+                names = [name for position in positions.tolist() for name in task.plan.names(position)]
+                raise DataError(
+                    f"{settings.what}: the loss is {total.item()} at step {self.state.global_step + 1}, on {_shortened(names)}; the last "
+                    "checkpoint is kept. Lower learning_rate, or set precision: fp32, and look at these records"
+                )
+            assert num_items_in_batch is not None
+            return total / num_items_in_batch * config.world_size  # DeepSpeed averages gradients over processes
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            folder = work / f"checkpoint-{self.state.global_step}"
+            if _is_first():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            _wait()
+            engine = self.model_wrapped
+            save_tree(folder / f"rank-{_rank()}", {"random": random_state()})
+            if config.zero:
+                engine.save_checkpoint(str(folder), tag="zero", save_latest=False, exclude_frozen_parameters=True)
+            if _is_first():
+                state: dict[str, Any] = {"scheduler": self.lr_scheduler.state_dict()}
+                if not config.zero:
+                    state |= {
+                        "weights": {name: p for name, p in engine.module.named_parameters() if p.requires_grad},
+                        "optimizer": engine.optimizer.state_dict(),
+                        "engine": {name: getattr(engine, name) for name in _ENGINE_COUNTERS},
+                    }
+                save_tree(folder, state)
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+                write_json(folder / "world.json", {"processes": config.world_size, "zero": config.zero, "bf16": bf16})
+            _wait()
+            if _is_first():
+                seal(folder)
+                keep_newest(work, _KEPT_CHECKPOINTS)
+            _wait()
+
+        def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+            if resume_from_checkpoint is not None:
+                self._restore(Path(resume_from_checkpoint))
+            return prepared
+
+        def _restore(self, folder: Path) -> None:
+            engine, tree = self.model_wrapped, load_tree(folder)
+            if config.zero:
+                tag = "zero_universal" if _is_universal(folder) else "zero"
+                engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False)
+            else:
+                with torch.no_grad():
+                    for name, parameter in engine.module.named_parameters():
+                        if parameter.requires_grad:
+                            parameter.copy_(tree["weights"][name])
+                engine.optimizer.load_state_dict(tree["optimizer"])
+                for name, value in tree["engine"].items():
+                    setattr(engine, name, value)
+            self.lr_scheduler.load_state_dict(tree["scheduler"])
+            self._resumed_from = folder
+
+        def _load_rng_state(self, checkpoint: str | None) -> None:
+            """Nothing: making an iterator over the data draws from torch's generator, so it is put right behind that, in training_step."""
+
+        def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | None = None) -> Tensor:
+            if self._resumed_from is not None:
+                own = self._resumed_from / f"rank-{_rank()}"
+                if own.is_dir():  # not there for processes that the run did not have when it was cut
+                    restore_random_state(load_tree(own)["random"])
+                self._resumed_from = None
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return loss
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                logs |= meter.read()
+            super().log(logs, start_time)
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            """Validation scores into the log; the best weights are kept."""
+            assert task.validate is not None
+            task.module.eval()
+            scores = {f"validation_{name}": value for name, value in task.validate().items()}
+            task.module.train()
+            self.log(dict(scores))
+            loss, best = scores["validation_loss"], self.state.best_metric
+            if best is None or loss < best:
+                self.state.best_metric, self.state.best_global_step = loss, self.state.global_step
+                self._write_weights(work / _BEST, self.state.global_step, _full_weights(self.model_wrapped, config))
+            elif settings.patience and self._validations_since_best() >= settings.patience:
+                self.control.should_training_stop = True
+            return scores
+
+        def _validations_since_best(self) -> int:
+            return int((self.state.global_step - self.state.best_global_step) // (settings.validate_steps or 1))
+
+        def _write_weights(self, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
+            """Weights of a step and the curves so far, as a sealed folder."""
+            if _is_first():
+                partial = folder.with_name(f".{folder.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                save_file(weights, str(partial / WEIGHTS))
+                history = self.state.log_history
+                facts = {
+                    "history": [_point(entry, "loss") for entry in history if "loss" in entry],
+                    "validation": [_validation_point(entry) for entry in history if "validation_loss" in entry],
+                    "step": step,
+                    "precision": "bf16" if bf16 else "fp32",
+                    "threads": torch.get_num_threads(),
+                }
+                write_json(partial / FACTS, facts)
+                seal(partial)
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
+            _wait()
+
+        def write_result(self) -> None:
+            """Seal the result: the last weights, or the best where the run was validated."""
+            stopped = self.state.global_step < config.steps
+            if stopped and not (settings.patience and self._validations_since_best() >= settings.patience):
+                raise DataError(f"{settings.what}: ended at step {self.state.global_step} of {config.steps}; run again to go on")
+            step, weights = self.state.global_step, _full_weights(self.model_wrapped, config)
+            if settings.validate_steps is not None and self.state.best_metric is not None:
+                step, weights = self.state.best_global_step, load_file(str(work / _BEST / WEIGHTS))
+            self._write_weights(work / TRAINED, step, weights)
+
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=bf16,
+        deepspeed=deepspeed_config(config, bf16, universal=checkpoint is not None and _is_universal(checkpoint)),
+        use_cpu=not has_cuda(),
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.checkpoint_steps,
+        eval_strategy="no" if settings.validate_steps is None else "steps",
+        eval_steps=settings.validate_steps,
+        train_sampling_strategy="sequential",  # the plan has the order
+        ignore_data_skip=True,  # a resumed run begins at its position instead of counting up to it
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        report_to=[name for name in config.trackers if name != "tensorboard"] if _is_first() else [],
+        disable_tqdm=True,
+        seed=derive_seed(settings.seed, "trainer") % 2**31,
+    )
+    torch.manual_seed(derive_seed(settings.seed, "dropout", _rank()))
+    start = 0 if checkpoint is None else int(checkpoint.name.split("-")[1]) * config.batch_size
+    trainer = OurTrainer(
+        model=task.module,
+        args=arguments,
+        train_dataset=_Positions(task.plan, start),
+        eval_dataset=_Positions(task.plan, 0) if settings.validate_steps else None,  # asked for by the Trainer, read by nobody
+        data_collator=lambda items: _collate(task, items),
+        callbacks=[_watch(settings.what), *([_tensorboard(logs)] if "tensorboard" in config.trackers and _is_first() else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Positions(Dataset[tuple[int, Any]]):
+    """A plan from a position on. The end is not checked: the Trainer stops by steps, but reads one batch ahead."""
+
+    def __init__(self, plan: Plan, start: int) -> None:
+        self._plan, self._start = plan, start
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        position = min(self._start + i, len(self._plan) - 1)
+        return position, self._plan[position]
+
+
+def _collate(task: Task, items: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
+    batch = task.collate([item for _, item in items])
+    return batch | {"positions": torch.tensor([position for position, _ in items])}
+
+
+@dataclass
+class Meter:
+    """What is seen of a run while it goes on, since the last look: real tokens a second of all processes, and bits per base, residue or
+    byte of this one (or nothing, where labels stand for none)."""
+
+    tokens: int = 0
+    units: int = 0
+    nats: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, batch: dict[str, Tensor], nats: Tensor, processes: int) -> None:
+        real = batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel()
+        self.tokens += int(real) * processes
+        self.units += int(batch.get("units", 0))
+        self.nats += float(nats.detach())
+
+    def read(self) -> dict[str, float]:
+        now = time.monotonic()
+        seen = {"tokens_per_second": self.tokens / max(now - self.started, 1e-9)}
+        if self.units:
+            seen["bits_per_base"] = self.nats / math.log(2) / self.units
+        self.tokens, self.units, self.nats, self.started = 0, 0, 0.0, now
+        return seen
+
+
+def _watch(what: str) -> Any:
+    """The progress bar, with loss, bits per base, tokens a second and the time to go."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=what, unit="step", delay=BAR_DELAY_SECONDS, leave=False,
+                disable=not _is_first(), mininterval=0.1 if sys.stderr.isatty() else 5.0,
+            )  # fmt: skip
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+            if "loss" in logs:
+                bits = f", {logs['bits_per_base']:.2f} bits/base" if "bits_per_base" in logs else ""
+                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}{bits}, {logs['tokens_per_second']:,.0f} tokens/s", refresh=False)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.close()
+
+    return Watch()
+
+
+def _full_weights(engine: Any, config: TrainingConfig) -> dict[str, Tensor]:
+    """The trained parameters in float32, whole, on the CPU of the first process: master copies where the model computes in bfloat16."""
+    trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+    if config.zero:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        gathered = {name: safe_get_full_fp32_param(p) for name, p in trained.items()}
+    else:
+        optimizer = engine.optimizer
+        masters: dict[int, Tensor] = {}
+        for low, high in zip(getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=True):
+            masters |= {id(parameter): master for parameter, master in zip(low, high, strict=True)}
+        assert all(p.dtype == torch.float32 or id(p) in masters for p in trained.values()), "DeepSpeed kept no master copy"
+        gathered = {name: masters.get(id(p), p) for name, p in trained.items()}
+    assert all(tensor is not None and tensor.numel() == _size(trained[name]) for name, tensor in gathered.items()), "a share, not the whole"
+    return {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in gathered.items()}
+
+
+def _size(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _point(entry: dict[str, Any], name: str) -> dict[str, float]:
+    return {"step": int(entry["step"]), f"{name}_nats": float(entry[name]), "learning_rate": float(entry["learning_rate"])}
+
+
+def _validation_point(entry: dict[str, Any]) -> dict[str, float]:
+    scores = {key.removeprefix("validation_"): float(value) for key, value in entry.items() if key.startswith("validation_")}
+    return {"step": int(entry["step"])} | scores
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return f"record{'s' if len(names) > 1 else ''} {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _out_of_memory(config: TrainingConfig, what: str) -> str:
+    knobs = [f"raise gradient_accumulation (now {config.gradient_accumulation}) to divide the batch of {config.batch_size}"]
+    knobs += [] if config.gradient_checkpointing else ["set gradient_checkpointing: true"]
+    knobs += ["set zero: 2 or 3 with more processes"] if config.zero < 2 else []
+    return f"{what}: out of memory; nothing is lost: {'; or '.join(knobs)}, and run again to go on from the last checkpoint"
+
+
+def _is_universal(checkpoint: Path) -> bool:
+    """Whether it was converted from another number of processes."""
+    return (checkpoint / "zero_universal").is_dir()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _is_first() -> bool:
+    return _rank() == 0
+
+
+def _wait() -> None:
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.barrier()
+
+
+def _tensorboard(logs: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(log_dir=str(logs)))

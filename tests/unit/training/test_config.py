@@ -1,0 +1,130 @@
+"""What the recipe means for DeepSpeed, the optimiser and the launcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from torch import nn
+
+from biollm.core.errors import ConfigError
+from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import check_hardware, deepspeed_config, use_bf16
+from biollm.training.launch import Host, read_hostfile
+from biollm.training.optimizer import parameter_groups, rate_factor
+
+
+def config(**values: Any) -> TrainingConfig:
+    return TrainingConfig(**{"steps": 10, "learning_rate": 1e-3} | values)
+
+
+def test_the_deepspeed_configuration_is_what_the_recipe_means() -> None:
+    values = deepspeed_config(config(batch_size=16, gradient_accumulation=2, processes=2, zero=2, max_grad_norm=0.5), bf16=False)
+    assert (values["train_micro_batch_size_per_gpu"], values["gradient_accumulation_steps"], values["train_batch_size"]) == (4, 2, 16)
+    assert values["gradient_clipping"] == 0.5
+    assert values["zero_optimization"] == {"stage": 2}
+    assert values["bf16"] == {"enabled": False}
+    assert deepspeed_config(config(), bf16=True)["bf16"] == {"enabled": True}
+    assert "optimizer" not in values, "DeepSpeed's own would need a compiler"
+    assert deepspeed_config(config(zero=3, offload="parameters"), True)["zero_optimization"]["offload_param"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"batch_size": 6, "processes": 4}, "a multiple of processes x nodes x gradient_accumulation = 4"),
+        ({"checkpoint_steps": 15, "log_steps": 10}, "a multiple of log_steps"),
+        ({"offload": "optimizer"}, "set zero to 1, 2 or 3"),
+        ({"offload": "parameters", "zero": 2}, "only zero 3 shares out the weights"),
+        ({"hostfile": "hosts"}, "say how many of its hosts to use"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        config(**values)
+
+
+def test_offload_needs_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="there is no GPU to offload from"):
+        check_hardware(config(zero=2, offload="optimizer"))
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else object())
+    check_hardware(config(trackers=["tensorboard"]))
+    with pytest.raises(ConfigError, match="trackers has wandb, which is not installed; pip install wandb"):
+        check_hardware(config(trackers=["tensorboard", "wandb"]))
+
+
+def test_a_named_precision_is_obeyed_on_any_hardware() -> None:
+    assert use_bf16("bf16") is True
+    assert use_bf16("fp32") is False
+    assert use_bf16("auto") in (True, False)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(7, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 7)
+
+
+def test_lower_layers_learn_slower_and_only_matrices_decay() -> None:
+    model = Model()
+    groups = parameter_groups(model, config(layer_decay=0.5, weight_decay=0.1))
+    of = {id(p): group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+    def rate(p: nn.Parameter) -> float:
+        return float(of[id(p)]["lr"] / 1e-3)
+
+    assert rate(model.head.weight) == 1
+    assert [rate(layer.weight) for layer in model.layers] == [0.125, 0.25, 0.5]  # type: ignore[arg-type]
+    assert rate(model.embeddings.weight) == 0.0625
+    assert of[id(model.head.weight)]["weight_decay"] == 0.1
+    assert of[id(model.head.bias)]["weight_decay"] == of[id(model.embeddings.weight)]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "warmup_stable_decay"])
+def test_the_rate_rises_first_and_never_leaves_its_bounds(schedule: str) -> None:
+    settings = config(steps=100, warmup_fraction=0.1, schedule=schedule, min_rate_fraction=0.2)
+    rates = [rate_factor(settings, step) for step in range(101)]
+    assert rates[0] == 0
+    assert rates[10] == max(rates) == 1
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(1 if schedule == "constant" else 0.2)
+
+
+def hostfile(folder: Path, text: str) -> Path:
+    path = folder / "hosts"
+    path.write_text(text)
+    return path
+
+
+def test_a_hostfile_gives_as_many_hosts_as_asked_for(tmp_path: Path) -> None:
+    path = hostfile(tmp_path, "# the cluster\nnode1 slots=4\n\nnode2 slots=8  # bigger\nnode3 slots=4\n")
+    assert read_hostfile(path, config(nodes=2, processes=4, batch_size=8)) == [Host("node1", 4), Host("node2", 8)]
+    assert not Host("node1", 4).is_here
+    assert Host("localhost", 1).is_here
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("node1 4\nnode2 slots=4\n", r"line 1: found 'node1 4', expected 'host slots=number'"),
+        ("node1 slots=4\n", "has 1 hosts, but nodes is 2"),
+        ("node1 slots=4\nnode2 slots=1\n", r"node2 has fewer slots than processes \(4\)"),
+    ],
+)
+def test_a_wrong_hostfile_is_refused_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read_hostfile(hostfile(tmp_path, text), config(nodes=2, processes=4, batch_size=8))
+
+
+def test_a_hostfile_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_hostfile(tmp_path / "none", config(nodes=2, batch_size=8))

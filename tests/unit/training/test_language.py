@@ -1,0 +1,162 @@
+"""The loss of a batch: the head only where it counts, packed or padded the same; and scores on held-out documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from biollm.core.seeding import derive_seed
+from biollm.modeling.corpus import read_records
+from biollm.modeling.encoding import Encoder
+from biollm.modeling.loading import load_config, load_model
+from biollm.training.batches import pad_questions
+from biollm.training.examples import Example, divide_long, encode_corpus
+from biollm.training.language import LanguageModel, score_language, score_token_frequencies, train_briefly
+from biollm.training.objectives import AUTO_CLASSES, IGNORED, architecture_of, make_objective
+
+ARCHITECTURES = ["encoder", "decoder", "encoder-decoder"]
+Made = tuple[LanguageModel, list[Example]]
+
+
+@pytest.fixture
+def make(model_folder: Callable[[str], Path], corpus: Path) -> Callable[..., Made]:
+    """make("decoder", "auto", future_tokens=0) -> the module over the tiny model, and the corpus as its documents."""
+
+    def for_architecture(architecture: str, name: str = "auto", **options: int) -> Made:
+        folder = model_folder(architecture)
+        encoder = Encoder(folder)
+        objective = make_objective(name, encoder, load_config(folder), span=3.0 if architecture == "encoder-decoder" else 1.0)  # type: ignore[arg-type]
+        examples = divide_long(encode_corpus(read_records(corpus).head(12), encoder, None), 64)
+        return LanguageModel(load_model(folder, AUTO_CLASSES[architecture]).cpu(), objective, **options), examples
+
+    return for_architecture
+
+
+def full_head(module: LanguageModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The summed loss by the stock model's own head at every place of a padded batch."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids") if name in batch}
+    logits = module.release()(**inputs).logits
+    return functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_loss_is_that_of_the_stock_model_on_a_padded_batch(make: Callable[..., Made], architecture: str) -> None:
+    module, examples = make(architecture)
+    module.eval()
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples)]
+    assert module.packed == (architecture != "encoder-decoder")
+    with torch.no_grad():
+        found = module(**module.collate(questions))
+        wanted = full_head(module, pad_questions(questions, module.objective.encoder.pad_id or 0))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_are_those_of_the_stock_model(make: Callable[..., Made], architecture: str) -> None:
+    module, examples = make(architecture)
+    module.eval()  # dropout is no part of the question
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples)]
+    module(**module.collate(questions)).backward()
+    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    full_head(module, pad_questions(questions, module.objective.encoder.pad_id or 0)).backward()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_a_released_model_reads_ordinary_batches_again(make: Callable[..., Made]) -> None:
+    module, _ = make("encoder")
+    logits = module.release()(input_ids=torch.ones(2, 7, dtype=torch.long), attention_mask=torch.ones(2, 7, dtype=torch.long)).logits
+    assert logits.shape[:2] == (2, 7)
+
+
+def test_fused_documents_have_their_features_in_a_packed_batch(tiny_results: Path) -> None:
+    folder = tiny_results / "expand"
+    encoder = Encoder(folder)
+    model = load_model(folder, "AutoModelForMaskedLM").cpu()
+    assert model.operator is not None
+    torch.nn.init.normal_(model.operator.project.weight, std=0.1)
+    module = LanguageModel(model, make_objective("auto", encoder, load_config(folder), model.spec)).eval()
+    examples = encode_corpus(read_records(tiny_results / "ingest", "validation").head(6), encoder, model.spec)
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples)]
+    with torch.no_grad():
+        together = module(**module.collate(questions))
+        alone = sum(module(**module.collate([question])) for question in questions)
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+        without = module(**{name: tensor for name, tensor in module.collate(questions).items() if name != "features"})
+    assert abs(float(without - together)) > 1e-3, "the tracks have an effect"
+
+
+def test_tokens_further_on_are_asked_for_within_their_document(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder", future_tokens=2)
+    module.eval()
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples[:3])]
+    batch = module.collate(questions)
+    first, second = module._further_labels(batch["labels"])
+    start = 0
+    for question in sorted(questions, key=lambda q: len(q.ids)):
+        end = start + len(question.ids)
+        labels = batch["labels"][0, start:end].tolist()
+        assert first[0, start:end].tolist() == [*labels[1:], IGNORED]
+        assert second[0, start:end].tolist() == [*labels[2:], IGNORED, IGNORED]
+        start = end
+    plain = make("decoder")[0].eval()
+    with torch.no_grad():
+        # heads that are zero say the same as the next token's
+        base = plain.nats(batch).sum()
+        assert float(module(**batch)) > float(base)
+        assert module.nats(batch).sum() == pytest.approx(float(base), rel=1e-5), "scores count the next token alone"
+    assert module.future is not None
+    module(**batch).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.future.parameters())
+
+
+def test_a_score_is_the_mean_loss_per_token_and_per_byte(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder")
+    score = score_language(module, examples, 5, "test")
+    assert score == score_language(module, examples, 5, "test")
+    stock = module.release()
+    nats, units, tokens = 0.0, 0, 0
+    for example in examples:  # one by one, by the full head
+        ids = torch.from_numpy(example.ids)[None]
+        with torch.no_grad():
+            nats += float(functional.cross_entropy(stock(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
+        units, tokens = units + int(example.residues[1:].sum()), tokens + len(example.ids) - 1
+    assert score.nats_per_token == pytest.approx(nats / tokens, rel=1e-5)
+    assert score.bits_per_base == pytest.approx(nats / math.log(2) / units, rel=1e-5)
+
+
+def test_the_frequency_baseline_predicts_by_counts_of_train_alone(tiny_results: Path) -> None:
+    folder = tiny_results / "expand"
+    encoder = Encoder(folder)
+    objective = make_objective("auto", encoder, load_config(folder))
+    pool = np.flatnonzero(encoder.residues_by_id > 0)
+
+    def document(*places: int) -> Example:
+        return Example(pool[list(places)], np.ones(len(places), dtype=np.int64), np.zeros(len(places), dtype=bool), pool)
+
+    score = score_token_frequencies(objective, [document(0, 0, 0, 1)], [document(0), document(2)], 0)
+    total = 4 + len(pool)
+    assert score.nats_per_token == pytest.approx(-(np.log(4 / total) + np.log(1 / total)) / 2)
+
+
+def test_a_short_training_learns_and_repeats(make: Callable[..., Made]) -> None:
+    losses = []
+    for _ in range(2):
+        module, examples = make("decoder")
+        before = score_language(module, examples, 0, "test").nats_per_token
+        train_briefly(module, examples, 20, derive_seed(1, "x"), "test")
+        losses.append(score_language(module, examples, 0, "test").nats_per_token)
+    assert losses[0] < before - 0.05
+    assert losses[0] == losses[1]
+
+
+def test_the_architecture_is_read_from_the_config(model_folder: Callable[[str], Path]) -> None:
+    assert [architecture_of(load_config(model_folder(a))) for a in ARCHITECTURES] == ARCHITECTURES

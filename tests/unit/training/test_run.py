@@ -1,0 +1,230 @@
+"""A training run: the same result however its batches are cut, wherever it was interrupted, and by however many processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from biollm.core.errors import DataError
+from biollm.core.machine import usable_cores
+from biollm.training.checkpoints import is_valid
+
+if TYPE_CHECKING:
+    from biollm.training.run import Trained
+
+Pretrain = Callable[..., "Trained"]
+ROOT = Path(__file__).parents[3]
+
+
+def losses(trained: Trained) -> list[float]:
+    return [point["loss_nats"] for point in trained.history]
+
+
+def assert_equal(one: Trained, other: Trained) -> None:
+    assert losses(one) == losses(other)
+    assert one.weights.keys() == other.weights.keys()
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder-decoder"])
+def test_accumulated_passes_change_nothing(pretrain: Pretrain, tmp_path: Path, architecture: str) -> None:
+    whole = pretrain(architecture, tmp_path / "1")
+    parts = pretrain(architecture, tmp_path / "4", gradient_accumulation=4)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def cut(work: Path, step: int) -> None:
+    """Make a finished run one that was killed right behind a checkpoint."""
+    shutil.rmtree(work / "trained")
+    for folder in work.glob("checkpoint-*"):
+        if int(folder.name.split("-")[1]) > step:
+            shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_two_processes_give_what_one_gives_and_go_on_where_they_were_cut(pretrain: Pretrain, tmp_path: Path, zero: int) -> None:
+    one = pretrain("decoder", tmp_path / "one")
+    two = pretrain("decoder", tmp_path / "two", processes=2, zero=zero)
+    assert two.threads == max(1, usable_cores() // 2)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    for name, weights in one.weights.items():
+        torch.testing.assert_close(two.weights[name], weights, rtol=1e-3, atol=1e-4, msg=name)
+    cut(tmp_path / "two", 2)
+    assert_equal(pretrain("decoder", tmp_path / "two", processes=2, zero=zero), two)
+
+
+@pytest.mark.parametrize(("architecture", "settings"), [
+    ("encoder", {"precision": "bf16"}),
+    ("encoder", {"gradient_accumulation": 2, "schedule": "cosine", "layer_decay": 0.8, "weight_decay": 0.1}),
+    ("decoder", {"objective": "prefix", "gradient_checkpointing": True}),
+    ("decoder", {"future_tokens": 2, "zero": 2}),
+    ("decoder", {"zero": 3, "precision": "bf16"}),
+    ("encoder-decoder", {"schedule": "warmup_stable_decay"}),
+])  # fmt: skip
+def test_a_run_that_was_cut_goes_on_to_the_same_bits(
+    pretrain: Pretrain, tmp_path: Path, architecture: str, settings: dict[str, Any]
+) -> None:
+    whole = pretrain(architecture, tmp_path, **settings)
+    cut(tmp_path, 2)
+    assert_equal(pretrain(architecture, tmp_path, **settings), whole)
+
+
+def test_dropout_goes_on_where_it_was(pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(arguments("encoder")["model"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}))
+    whole = pretrain("encoder", tmp_path / "work", model=str(folder))
+    without = pretrain("encoder", tmp_path / "other")
+    assert losses(whole) != losses(without)
+    cut(tmp_path / "work", 2)
+    assert_equal(pretrain("encoder", tmp_path / "work", model=str(folder)), whole)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "unsealed", "empty"])
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, zero: int
+) -> None:
+    whole = pretrain("decoder", tmp_path, zero=zero)
+    cut(tmp_path, 4)
+    newest = tmp_path / "checkpoint-4"
+    victims = [path for path in newest.rglob("*") if path.is_file() and path.suffix in {".safetensors", ".pt"}]
+    victim = max(victims, key=lambda path: path.stat().st_size)
+    match damage:
+        case "truncate":
+            victim.write_bytes(victim.read_bytes()[:-100])
+        case "flip":
+            content = bytearray(victim.read_bytes())
+            content[len(content) // 2] ^= 1
+            victim.write_bytes(content)
+        case "remove":
+            (newest / "rank-0" / "state.json").unlink()
+        case "unsealed":
+            (newest / "seal.json").unlink()
+        case "empty":
+            shutil.rmtree(newest)
+            newest.mkdir()
+    capsys.readouterr()
+    again = pretrain("decoder", tmp_path, zero=zero)
+    told = capsys.readouterr().err
+    assert "checkpoint-4 is damaged or was cut while being written" in told
+    assert "going on from checkpoint-2" in told
+    assert_equal(again, whole)
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_every_damage_to_every_file_of_a_checkpoint_is_seen(pretrain: Pretrain, tmp_path: Path, zero: int) -> None:
+    pretrain("decoder", tmp_path, zero=zero, steps=2)
+    sealed = tmp_path / "checkpoint-2"
+    assert is_valid(sealed)
+    damages = 0
+    for file in sorted(path for path in sealed.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+        for damaged in (content[:half], flipped, content[:half] + bytes(len(content) - half), b"", None):
+            if damaged is None:
+                file.unlink()
+            else:
+                file.write_bytes(damaged)
+            assert not is_valid(sealed), (file.name, damaged and damaged[:20])
+            file.write_bytes(content)
+            damages += 1
+    (sealed / "more").write_text("x")
+    assert not is_valid(sealed)
+    (sealed / "more").unlink()
+    assert is_valid(sealed)
+    assert damages >= 25
+
+
+def test_a_run_that_ended_is_not_run_again(pretrain: Pretrain, tmp_path: Path) -> None:
+    whole = pretrain("decoder", tmp_path)
+    sealed = (tmp_path / "trained" / "seal.json").stat().st_mtime_ns
+    assert_equal(pretrain("decoder", tmp_path), whole)
+    assert (tmp_path / "trained" / "seal.json").stat().st_mtime_ns == sealed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not end processes with their parent")
+def test_killed_without_warning_no_worker_is_left_and_the_run_goes_on(
+    pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = {"processes": 2, "zero": 2, "steps": 200, "log_steps": 2, "checkpoint_steps": 2}
+    script = f"""
+from pathlib import Path
+from biollm.pretrain.config import Config
+from biollm.training.run import RunSettings, train
+from biollm.training.task import Recipe
+values = {arguments("decoder", **settings)!r}
+work = Path({str(tmp_path)!r})
+train(Recipe("biollm.pretrain.task:build", values), Config(**values["config"]), RunSettings(5, "test"), work=work, logs=work / "logs")
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoint-4" / "seal.json").exists() and not (tmp_path / "checkpoint-6").exists():
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert workers(tmp_path)
+    os.kill(running.pid, signal.SIGKILL)  # only the process that started the launcher
+    running.wait()
+    deadline = time.monotonic() + 10
+    while workers(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not workers(tmp_path)
+
+
+def workers(work: Path) -> list[int]:
+    """The processes that were started for a work folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"biollm.training.worker" in command and str(work).encode() in command:
+            found.append(int(place.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_processes_is_converted_for_one(pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = pretrain("decoder", tmp_path, processes=2, zero=2)
+    cut(tmp_path, 2)
+    one = pretrain("decoder", tmp_path, zero=2)
+    assert "written by 2 processes" in capsys.readouterr().err
+    assert losses(one) == pytest.approx(losses(two), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_hosts_run_one_job_through_a_hostfile(pretrain: Pretrain, tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("# two launchers on this machine\nlocalhost slots=1\n127.0.0.1 slots=1\n")
+    one = pretrain("decoder", tmp_path / "one")
+    two = pretrain("decoder", tmp_path / "two", nodes=2, hostfile=str(hostfile), zero=1)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_names_step_and_records(pretrain: Pretrain, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at step \d+, on records r\d+, .*checkpoint is kept"):
+        pretrain("decoder", tmp_path, learning_rate=1e30, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6)
+    assert (tmp_path / "checkpoint-2" / "seal.json").exists() or not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_what_a_worker_raises_reaches_the_user(pretrain: Pretrain, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the loss is"):
+        pretrain("decoder", tmp_path, learning_rate=1e30, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6, processes=2)
