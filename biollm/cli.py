@@ -92,6 +92,19 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command("merge-adapter")
+def merge_adapter(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="the folder of a LoRA, DoRA or IA3 adapter that finetune wrote")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the model folder to write; must not exist")],
+    base: Annotated[Path | None, typer.Option("--base", metavar="DIR", help="the adapter's base, if it was moved")] = None,
+) -> None:
+    """Fold an adapter into its base: a stock model folder, checked to give the same logits."""
+    from biollm.finetune.merging import MERGE_TOLERANCE, merge_adapter
+
+    difference = merge_adapter(adapter, out, base)
+    say(f"merged -> {out}: logits differ by {difference:.1e} of the largest (allowed: {MERGE_TOLERANCE:.0e})")
+
+
 def _stage_command(stage: Stage) -> Callable[..., None]:
     def command(recipe: Recipe, set: Set = None, out: Out = None) -> None:
         loaded = Run.load(recipe, set, out)

@@ -1,120 +1,127 @@
-"""Finetune: supervised classification with the adapted model."""
+"""Finetune: supervised training of the adapted model, each method by itself.
+
+output_layer/, lora/, …    model folder or adapter, with task.json: what its outputs mean
+predictions.parquet        what each method says of validation and test records (see _predictions)
+history.json               {method: [{step, loss_nats, learning_rate, validation_loss, validation_<score>, …}, …]}
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
-import torch
-from torch import nn
 
-from biollm.core.files import read_json, write_json
+from biollm.core.files import write_json
 from biollm.core.job import Job
-from biollm.core.seeding import derive_seed
-from biollm.corpus.columns import LABEL
+from biollm.core.progress import say
 from biollm.finetune.config import Config, MethodConfig
-from biollm.modeling.corpus import read_records
-from biollm.modeling.encoding import Encoder
-from biollm.modeling.fusion import FusedModel, read_spec, save_fusion
-from biollm.modeling.loading import ADAPTER, copy_tokenizer, load_model, token_capacity
-from biollm.training.evaluate import predict_positive
-from biollm.training.examples import Example, TrainingPlan, check_lengths, encode_corpus
-from biollm.training.objectives import SequenceClassifier, cross_entropy
-from biollm.training.run import load_trained, train
+from biollm.finetune.conversations import AnswerModel
+from biollm.finetune.methods import save_finetuned
+from biollm.finetune.problem import Materials, read_materials
+from biollm.finetune.scores import Scores
+from biollm.finetune.task import Module, Readout, make_model, measure, read_out, trivial_outputs
+from biollm.modeling.loading import load_model
+from biollm.training.run import RunSettings, Trained, load_trained, train
+from biollm.training.task import Recipe
 
 _SCORED = ("validation", "test")
+_TASK = "task.json"
 
 
 def run(job: Job[Config]) -> dict[str, Any]:
+    """Train and save each method; the facts hold the scores of each on the validation and the test split, beside a trivial model's."""
     config, source = job.config, job.input("pretrain")
-    column = LABEL + config.label
-    records = read_records(job.input("ingest")).drop_nulls(column)
-    encoder = Encoder(source)
-    spec = read_spec(source)
-    examples = encode_corpus(records, encoder, spec, column)
-    splits = records["split"].to_list()
-    train_examples = [example for example, split in zip(examples, splits, strict=True) if split == "train"]
-    scored = [i for i, split in enumerate(splits) if split in _SCORED]
-
+    materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], config)
+    if materials.template is not None and materials.template.is_plain:
+        say("finetune: the tokenizer has no chat template; a plain one is used, and stored beside the model")
+    scored = [split for split in _SCORED if materials.ids[split]]
+    baseline = _baseline(job, materials, scored)
     predictions, facts, curves = [], {}, {}
     for method in config.methods:
-        module = SequenceClassifier(_prepare(source, method, derive_seed(job.seed, "finetune", method.name)))
-        check_lengths(examples, records["id"].to_list(), token_capacity(source, module.model.stock))
-        originals = {name: p.detach().clone() for name, p in module.named_parameters()}
-        curves[method.name], trained = _fit(job, method, module, train_examples, encoder)
-        # bfloat16 training rounds the frozen weights too: back to the float32 originals, then the trained ones over them
-        module = module.float()
-        load_trained(module, originals | trained)
-        scores = predict_positive(module, [examples[i] for i in scored], encoder, f"scores, {method.name}")
-        predictions.append(pl.DataFrame({"id": records["id"].gather(scored), "method": method.name, "score": scores}))
-        _save(module.model, job.out / method.name, source)
-        facts[method.name] = {
-            "steps": method.steps,
-            "records_seen": method.steps * method.batch_size * method.gradient_accumulation,
-            "trainable_parameters": sum(tensor.numel() for tensor in trained.values()),
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }
+        trained = _train(job, method)
+        # The trained module may hold bfloat16; what is saved and scored is a fresh float32 model with the master weights.
+        model, module = make_model(materials, source, method, job.seed)
+        load_trained(module, trained.weights)
+        found = {split: measure(module, materials, split, f"{split} scores, {method.name}")[1] for split in scored}
+        predictions.append(_predictions(method, materials, found))
+        curves[method.name] = _curve(trained)
+        facts[method.name] = _facts(method, trained, module) | {"scores": _scores(found)}
+        if isinstance(module, AnswerModel):
+            model = module.release()
+        save_finetuned(model, job.out / method.name, source, method)
+        write_json(job.out / method.name / _TASK, materials.problem.facts())
+        if materials.template is not None:
+            materials.template.save(job.out / method.name)
     pl.concat(predictions).write_parquet(job.out / "predictions.parquet", compression="zstd", statistics=False)
     write_json(job.out / "history.json", curves)
-    return {"label": config.label, "methods": facts}
+    return {
+        "label": ", ".join(config.label_names),
+        **materials.problem.facts(),
+        "records": {split: len(ids) for split, ids in materials.ids.items()},
+        "baseline": baseline,
+        "methods": facts,
+    }
 
 
-def _fit(
-    job: Job[Config], method: MethodConfig, module: SequenceClassifier, examples: list[Example], encoder: Encoder
-) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    positions = method.steps * method.batch_size * method.gradient_accumulation
-    plan = TrainingPlan(examples, positions, derive_seed(job.seed, "finetune", method.name))
+def _train(job: Job[Config], method: MethodConfig) -> Trained:
+    arguments: dict[str, Any] = {
+        "corpus": str(job.input("ingest").absolute()),
+        "model": str(job.input("pretrain").absolute()),
+        "modality": job.facts_of("ingest")["modality"],
+        "config": job.config.model_dump(mode="json"),
+        "method": method.name,
+        "seed": job.seed,
+    }
+    settings = RunSettings(job.seed, f"finetune, {method.name}", job.config.validate_steps, job.config.patience)
     work, logs = job.work / method.name, job.logs / method.name
-    trained = train(module, plan, encoder, cross_entropy, method, seed=job.seed, work=work, logs=logs, what=f"finetune, {method.name}")
-    return trained.history, trained.weights
+    return train(Recipe("biollm.finetune.task:build", arguments), method, settings, work=work, logs=logs)
 
 
-def _prepare(source: Path, method: MethodConfig, seed: int) -> FusedModel:
-    """The adapted model with a fresh classification head, and only the parameters of the method left to train."""
-    torch.manual_seed(seed)  # draws the head, and the adapters
-    model = load_model(source, "AutoModelForSequenceClassification", num_labels=2)
-    if method.name == "output_layer":
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for module in _output_modules(model.stock).values():
-            module.requires_grad_(True)
-        return model
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    # What stands on top is new, so it is trained and saved whole: an adapter on random weights that nobody saved is worth nothing.
-    outputs = list(_output_modules(model.stock))
-    adapter = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=method.lora_rank,
-        lora_alpha=2 * method.lora_rank,
-        target_modules="all-linear",
-        exclude_modules=rf"(.*\.)?({'|'.join(outputs)})(\..*)?",
-        modules_to_save=outputs,
-    )
-    fusion = model.operator
-    model.stock = get_peft_model(cast(Any, model.stock), adapter)
-    if fusion is not None:
-        fusion.requires_grad_(True)  # small, and trained in full beside the adapters
-    return model
+def _baseline(job: Job[Config], materials: Materials, splits: list[str]) -> dict[str, Any]:
+    """The scores of what needs no fine-tuning: a model that reads nothing; for conversations, the model as it came."""
+    if materials.problem.task == "instruction":
+        module = AnswerModel(load_model(job.input("pretrain"), materials.problem.kind), materials.encoder)
+        found = {split: measure(module, materials, split, f"{split} scores before")[1] for split in splits}
+        return {"what": "the model before fine-tuning", "scores": _scores(found)}
+    found = {split: read_out(trivial_outputs(materials, split), materials, split) for split in splits}
+    what = "the mean of the train split" if materials.problem.loss == "value" else "the frequencies of the train split"
+    return {"what": what, "scores": _scores(found)}
 
 
-def _output_modules(stock: nn.Module) -> dict[str, nn.Module]:
-    """What stands on top of the encoder, by name: all with parameters outside it, and the pooler that some encoders carry."""
-    encoder = stock.base_model
-    found = {name: child for name, child in stock.named_children() if child is not encoder and any(True for _ in child.parameters())}
-    pooler = getattr(encoder, "pooler", None)
-    return found | ({"pooler": pooler} if isinstance(pooler, nn.Module) else {})
+def _predictions(method: MethodConfig, materials: Materials, found: dict[str, Readout]) -> pl.DataFrame:
+    """One line for each validation and test record: id, method, and by task
+    two classes        score: the probability of the second (of 0 and 1: of 1)
+    more classes       predicted: the class; scores: the probability of each, in order
+    multilabel         scores: the probability of each label's yes
+    regression         value, in the units of the label
+    token_classes      predicted: the class of each residue or word
+    instruction        nats, tokens, bytes: the loss of the answers, and what they hold
+    """
+    parts = [pl.DataFrame({"id": materials.ids[split], "method": method.name} | readout.columns) for split, readout in found.items()]
+    return pl.concat(parts)
 
 
-def _save(model: FusedModel, folder: Path, source: Path) -> None:
-    """A stock model folder, or a stock peft adapter folder that names its base by the path within the results."""
-    model.stock.save_pretrained(str(folder))  # type: ignore[operator]
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form
-    if (adapter := folder / ADAPTER).is_file():
-        settings = read_json(adapter)
-        settings["base_model_name_or_path"] = f"../../{source.name}"  # relative to the adapter: no absolute path in an artifact
-        settings["target_modules"] = sorted(settings["target_modules"])  # peft writes a set, in another order each time
-        write_json(adapter, settings)
-    copy_tokenizer(source, folder)
-    save_fusion(folder, model)
+def _scores(found: dict[str, Readout]) -> dict[str, Scores]:
+    return {split: readout.scores for split, readout in found.items()}
+
+
+def _facts(method: MethodConfig, trained: Trained, module: Module) -> dict[str, Any]:
+    return {
+        "steps": method.steps,
+        "weights_of_step": trained.step,
+        "records_seen": method.positions,
+        "precision": trained.precision,
+        "trainable_parameters": sum(tensor.numel() for tensor in trained.weights.values()),
+        "parameters": sum(p.numel() for p in module.parameters()),
+    }
+
+
+def _curve(trained: Trained) -> list[dict[str, float]]:
+    """The points of both curves by their steps."""
+    points: dict[float, dict[str, float]] = {}
+    for point in trained.history:
+        points.setdefault(point["step"], {}).update(point)
+    for point in trained.validation:
+        scores = {"step": point["step"]} | {f"validation_{name}": value for name, value in point.items() if name != "step"}
+        points.setdefault(point["step"], {}).update(scores)
+    return [points[step] for step in sorted(points)]

@@ -14,38 +14,44 @@ from biollm.core.errors import ConfigError
 from biollm.core.files import read_json
 from biollm.core.progress import quiet_libraries
 from biollm.core.resources import model_folder
+from biollm.modeling.adapters import apply_stored_quantisation, attach_adapter, find_base, is_adapter, read_base, steady_four_bit
+from biollm.modeling.documents import position_offset
 from biollm.modeling.fusion import FusedModel, attach_fusion, save_fusion
 from biollm.modeling.vocabulary import TOKENIZER_FILES
 
-ADAPTER = "adapter_config.json"
 
-
-def load_model(folder: str | Path, kind: str = "AutoModel", **options: Any) -> FusedModel:
+def load_model(folder: str | Path, kind: str = "AutoModel", *, base: str | Path | None = None, **options: Any) -> FusedModel:
     """Load a model folder with its fusion, in float32, ready for inference, on a GPU if there is one.
 
     folder: a folder, package:NAME/path, or a hub name; kind: the transformers Auto class; options go to its from_pretrained.
-    A folder of a fine-tuning adapter gives the adapted classification model.
+    A folder of a fine-tuning adapter gives the adapted model of the kind that it was trained as, on its base, which it names by a path
+    relative to itself; base: where that is if it was moved. A folder trained for quantisation computes as it will with integers.
     Only safetensors weights are read, and code of the repository is never run.
-    Raises ResourceError if there is no such model, ConfigError if the folder is not a loadable one.
+    Raises ResourceError if there is no such model, ConfigError if the folder is not a loadable one or `base` is not the adapter's.
     """
     import torch
 
     path = model_folder(folder)
-    stock = _load_adapted(path, **options) if (path / ADAPTER).is_file() else load_stock(path, kind, **options)
+    if is_adapter(path):
+        stock = _load_adapted(path, kind, model_folder(base) if base is not None else None, options)
+    elif base is not None:
+        raise ConfigError(f"{folder}: a whole model, which needs no base; leave base out, or give the folder of an adapter")
+    else:
+        stock = load_stock(path, kind, **options)
+        apply_stored_quantisation(stock, path)
+        steady_four_bit(stock)
     return attach_fusion(stock, path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _load_adapted(folder: Path, **options: Any) -> nn.Module:
-    """A classification adapter on its base, which its settings name by a path relative to the adapter folder."""
-    from peft import PeftModel
-
-    base = (folder / read_json(folder / ADAPTER)["base_model_name_or_path"]).resolve()
-    if not base.is_dir():
-        raise ConfigError(
-            f"{folder / ADAPTER}: its base model {base.name} is not at {base}; keep the adapter beside the results it came from"
-        )
-    adapted: nn.Module = PeftModel.from_pretrained(load_stock(base, "AutoModelForSequenceClassification", **options), str(folder))
-    return adapted
+def _load_adapted(folder: Path, kind: str, base: Path | None, options: dict[str, Any]) -> nn.Module:
+    sidecar = read_base(folder)
+    if kind not in ("AutoModel", sidecar.kind):
+        raise ConfigError(f"{folder}: an adapter of an {sidecar.kind}, but {kind} was asked for; leave the kind out")
+    source = find_base(folder, sidecar, base)
+    stock = load_stock(source, sidecar.kind, **sidecar.load_options() | options)
+    apply_stored_quantisation(stock, source)
+    steady_four_bit(stock)
+    return attach_adapter(stock, folder)
 
 
 def load_stock(folder: Path, kind: str, **options: Any) -> nn.Module:
@@ -85,12 +91,19 @@ def copy_tokenizer(source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
 
 
-def token_capacity(folder: Path, stock: nn.Module) -> int:
-    """How many tokens, special ones included, the model of a folder reads at once."""
-    config: Any = stock.config
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
-    if config.model_type in {"roberta", "xlm-roberta", "camembert", "esm"}:
-        positions -= (config.pad_token_id or 0) + 1  # their position numbers begin behind the padding id
+def load_config(folder: Path) -> Any:
+    """The transformers config of a model folder. Raises ConfigError if it is none that transformers knows."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{folder.name}: transformers cannot read its config.json: {(str(error).splitlines() or ['?'])[0]}") from error
+
+
+def token_capacity(folder: Path, config: Any) -> int:
+    """How many tokens, special ones included, the model of a folder reads at once. config: the model's."""
+    positions = (getattr(config, "max_position_embeddings", None) or 10**9) - position_offset(config)
     settings = folder / "tokenizer_config.json"
     declared = read_json(settings).get("model_max_length") if settings.is_file() else None
     return int(min(positions, declared or positions))

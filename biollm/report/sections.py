@@ -188,6 +188,9 @@ def _training(facts: Facts) -> Section | None:
         Row(["bits per base before", decimal(bits["before"])]),
         Row(["bits per base after", decimal(bits["after"])]),
         *([Row(["bits per base of token frequencies alone", decimal(bits["token_frequencies"])])] if "token_frequencies" in bits else []),
+        *_forgetting(pretrain.get("bits_per_byte_general")),
+        *([Row(["objective", pretrain["objective"].replace("_", " ")])] if "objective" in pretrain else []),
+        *([Row(["rows filled", percent(pretrain["packing"]["fill"])])] if "packing" in pretrain else []),
         Row(["precision", pretrain["precision"]]),
     ]
     table = Table("Continued pretraining, measured on the validation split", [Column("", False), Column("value")], rows, [source])
@@ -198,29 +201,56 @@ def _training(facts: Facts) -> Section | None:
     return Section("training", "Pretraining", [prose], figures, [table])
 
 
+def _forgetting(general: dict[str, float] | None) -> list[Row]:
+    """What the adaptation cost: held-out text outside the domain, before and after."""
+    if general is None:
+        return []
+    change = general["after"] / general["before"] - 1
+    return [
+        Row(["general text, bits per byte before", decimal(general["before"])]),
+        Row(
+            [
+                "general text, bits per byte after",
+                f"{decimal(general['after'])} ({'+' if change > 0 else '−'}{percent(abs(change))}{': forgotten' if change > 0 else ''})",
+            ]
+        ),
+    ]
+
+
 def _finetuning(facts: Facts) -> Section | None:
     finetune = facts_of(facts, "finetune")
     if finetune is None:
         return None
     source = source_of(facts, "finetune")
+    histories = facts["histories"]["finetune"]
     points = [
-        {**point, "series": method.replace("_", " ")} for method, history in facts["histories"]["finetune"].items() for point in history
+        {**point, "series": method.replace("_", " ")} for method, history in histories.items() for point in history if "loss_nats" in point
+    ]
+    validated = [
+        {"step": point["step"], "loss_nats": point["validation_loss"], "series": f"{method.replace('_', ' ')}, validation"}
+        for method, history in histories.items()
+        for point in history
+        if "validation_loss" in point
     ]
     caption = "Training loss of each fine-tuning method."
-    alt = "Line chart: loss against step, one line per method."
+    if validated:
+        caption += " The weights of the lowest loss on the validation split were kept."
+    points += validated
+    alt = "Line chart: loss against step, one line per method, and one for its validation loss if it was measured."
     figures = [Figure("finetuning", "Fine-tuning curves", caption, alt, charts.training_curve(points), [source])] if points else []
     rows = [
         Row(
             [
                 method.replace("_", " "),
                 count(entry["steps"]),
+                count(entry["weights_of_step"]),
                 count(entry["trainable_parameters"]),
                 percent(entry["trainable_parameters"] / entry["parameters"]),
             ]
         )
         for method, entry in finetune["methods"].items()
     ]
-    columns = [Column("method", False), Column("steps"), Column("trained parameters"), Column("share of all")]
+    columns = [Column("method", False), Column("steps"), Column("weights of step"), Column("trained parameters"), Column("share of all")]
     return Section("finetuning", "Fine-tuning", [], figures, [Table("Fine-tuning methods", columns, rows, [source])])
 
 

@@ -22,7 +22,7 @@ SMALL = [
     "merge.plain_lines=500",
     "merge.random_strings=200",
     "expand.held_out_records=16",
-    "pretrain={steps: 6, batch_size: 8, checkpoint_steps: 2, log_steps: 2}",
+    "pretrain={steps: 6, batch_size: 2, row_tokens: 256, checkpoint_steps: 2, log_steps: 2}",
     "finetune.methods=[{name: output_layer, steps: 2, batch_size: 8},"
     " {name: lora, steps: 4, batch_size: 8, checkpoint_steps: 2, log_steps: 2}]",
     "classify.bootstrap_samples=100",

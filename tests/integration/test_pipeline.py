@@ -23,7 +23,7 @@ from .conftest import RECIPE, ROOT, SMALL, arguments, biollm, environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NAMES = [stage.name for stage in STAGES]
 # When a stage has this much on disk it is in the middle of its work; others are once their partial folder is there.
-MIDDLE = {"pretrain": ".pretrain.work/*/checkpoint-2/seal.json", "finetune": ".finetune.work/*/lora/checkpoint-2/seal.json"}
+MIDDLE = {"pretrain": ".pretrain.work/*/all/checkpoint-2/seal.json", "finetune": ".finetune.work/*/lora/checkpoint-2/seal.json"}
 
 
 def digest(results: Path, stage: str) -> str:
@@ -150,18 +150,19 @@ def test_the_python_api_gives_the_embeddings_of_the_stage(reference: Path) -> No
 def test_a_fine_tuned_folder_loaded_again_gives_the_stored_scores(reference: Path, method: str) -> None:
     from biollm import load_model
     from biollm.modeling.encoding import Encoder
-    from biollm.training.evaluate import predict_positive
     from biollm.training.examples import encode_corpus
-    from biollm.training.objectives import SequenceClassifier
+    from biollm.training.supervised import Labelled, SupervisedModel, outputs_of
 
     folder = reference / "finetune" / method
     model = load_model(folder, "AutoModelForSequenceClassification")
     stored = pl.read_parquet(reference / "finetune" / "predictions.parquet").filter(pl.col("method") == method)
     records = stored.join(pl.read_parquet(reference / "ingest" / "records.parquet"), on="id", maintain_order="left").head(20)
     encoder = Encoder(folder)
-    again = predict_positive(SequenceClassifier(model), encode_corpus(records, encoder, model.spec), encoder, "scores")
     assert model.spec is not None
-    assert np.abs(np.asarray(again) - records["score"].to_numpy()).max() < 1e-5
+    examples = [Labelled(**vars(e) | {"answer": np.int64(0)}) for e in encode_corpus(records, encoder, model.spec)]
+    logits = np.stack(outputs_of(SupervisedModel(model, "classes"), examples, encoder.pad_id or 0))
+    again = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    assert np.abs(again - records["score"].to_numpy()).max() < 1e-5
 
 
 def test_nothing_written_is_a_pickle_or_holds_an_absolute_path(reference: Path) -> None:

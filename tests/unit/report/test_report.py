@@ -116,6 +116,22 @@ def test_every_caption_names_the_artifact_it_comes_from(report_job: ReportJob) -
         assert set(named) <= known
 
 
+def test_what_was_forgotten_of_general_text_stands_beside_what_was_learnt(report_job: ReportJob) -> None:
+    page = " ".join(_write(report_job())[1].text)
+    assert "general text, bits per byte after" in page
+    assert "2.100 (+5.0 %: forgotten)" in page
+    assert "span corruption" in page
+
+
+def test_the_validation_loss_has_a_line_of_its_own(report_job: ReportJob) -> None:
+    html, page = _write(report_job())
+    specs = json.loads(re.search(r'id="chart-specs">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
+    points = specs["finetuning"]["data"]["values"]
+    assert {point["series"] for point in points} == {"output layer", "lora", "lora, validation"}
+    assert [point["loss_nats"] for point in points if point["series"] == "lora, validation"] == [0.6]
+    assert any("lowest loss on the validation split" in caption for caption in page.captions)
+
+
 def test_hostile_names_stay_text(report_job: ReportJob, hostile: str) -> None:
     html, page = _write(report_job(title="<img src=x onerror=alert(1)>"))
     assert "<script>alert" not in html

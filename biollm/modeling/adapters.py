@@ -1,0 +1,588 @@
+"""What is added to a model to fine-tune it: peft's adapters, bottleneck adapters, fake quantisation; and how they are stored.
+
+An adapter folder is a stock peft folder, or `bottleneck.json` and `bottleneck.safetensors`; always with `adapter_base.json`, which
+says what base it belongs to. A folder trained for quantisation is a stock model folder with `quantisation.json` beside.
+
+Bottleneck adapters (peft has none). Each is down-projection, ReLU, up-projection; `up` is zero at the start, so that there is no effect:
+
+    series    (Houlsby 2019; Pfeiffer 2021)       parallel (He 2022)
+
+    x ── FFN ──┬──────────(+)── to the residual    x ──┬── FFN ───────────(+)── to the residual
+               └─ down─up ─┘                           └─ down─up ─ ·scale ─┘
+
+Legend: B records, T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from biollm.core.artifacts import MANIFEST
+from biollm.core.errors import ConfigError
+from biollm.core.files import read_json, read_sidecar, sha256_file, sha256_json, write_json
+from biollm.core.progress import quiet_libraries
+from biollm.modeling.vocabulary import DomainVocabulary
+
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "adapter_base.json"
+BOTTLENECK, BOTTLENECK_WEIGHTS = "bottleneck.json", "bottleneck.safetensors"
+QUANTISATION = "quantisation.json"
+_FUSION_WEIGHTS = "fusion.safetensors"
+# A base that is further away than this is named, not pointed at: such a path would hold for one machine only.
+_MOST_STEPS_UP = 3
+Kind = Literal["AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModelForCausalLM", "AutoModelForMaskedLM"]
+# The transformers Auto class of a model by what its own class is called, and what peft calls the task.
+_KINDS: dict[str, tuple[Kind, str]] = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
+    "ForTokenClassification": ("AutoModelForTokenClassification", "TOKEN_CLS"),
+    "ForCausalLM": ("AutoModelForCausalLM", "CAUSAL_LM"),
+    "LMHeadModel": ("AutoModelForCausalLM", "CAUSAL_LM"),
+    "ForMaskedLM": ("AutoModelForMaskedLM", "FEATURE_EXTRACTION"),
+}
+_CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+
+Placement = Literal["ffn", "attention_and_ffn"]
+Scheme = Literal["int8_weights", "int4_weights", "int8_activations_int8_weights", "int8_activations_int4_weights"]
+
+
+class FourBit(BaseModel):
+    """How bitsandbytes holds the frozen base of a QLoRA adapter (Dettmers 2023): 4-bit NormalFloat, scales quantised too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compute_dtype: Literal["float32", "bfloat16"]
+    skipped: list[str]  # modules that stay as they are
+
+    def load_options(self) -> dict[str, Any]:
+        """Raises ConfigError if bitsandbytes is not installed, or does not run here."""
+        require("bitsandbytes", "qlora")
+        from transformers import BitsAndBytesConfig
+
+        _run_four_bit()
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype),
+            llm_int8_skip_modules=[rf"(.*\.)?{name}" for name in (*self.skipped, "lm_head")],
+        )
+        return {"quantization_config": config}
+
+
+class AdapterBase(BaseModel):
+    """`adapter_base.json`: which base an adapter was trained on, and for what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    method: str
+    kind: Kind  # the transformers Auto class
+    base: str  # relative to the adapter's folder, or only the base's name if it is far away
+    base_weights: str  # see weights_digest
+    base_artifact: str | None  # the digest in the base's manifest.json, if it has one
+    vocab_size: int  # rows of the base's input table
+    labels: list[str]  # empty for language models
+    problem_type: str | None
+    pad_token_id: int | None = None  # a classifying decoder looks for the last token that is not this one
+    four_bit: FourBit | None = None
+
+    def load_options(self) -> dict[str, Any]:
+        """What from_pretrained must be told to make the model that the adapter was trained on."""
+        options: dict[str, Any] = {}
+        if self.kind in _CLASSIFIERS:
+            options = {"num_labels": len(self.labels), "id2label": dict(enumerate(self.labels)), "problem_type": self.problem_type}
+            options["label2id"] = {name: number for number, name in enumerate(self.labels)}
+            options |= {} if self.pad_token_id is None else {"pad_token_id": self.pad_token_id}
+        return options | (self.four_bit.load_options() if self.four_bit else {})
+
+
+class BottleneckSpec(BaseModel):
+    """`bottleneck.json`: bottleneck adapters and the output modules that were trained whole beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["series", "parallel"]
+    placement: Placement
+    width: int
+    scale: float
+    dropout: float
+    hidden_size: int
+    outputs: list[str]
+
+
+class QuantisationSpec(BaseModel):
+    """`quantisation.json`: the integer format that a model folder was trained for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Scheme
+    group_size: int  # weights that share a scale (int4_weights); int8 weights have one scale per output
+    skipped: list[str]  # modules that stay as they are
+
+
+# --- libraries ------------------------------------------------------------------------------------------------------------------
+
+
+def require(package: Literal["torchao", "bitsandbytes"], method: str) -> None:
+    """Raises ConfigError saying how to install what a method needs."""
+    if importlib.util.find_spec(package) is None:
+        extra = {"torchao": "qat", "bitsandbytes": "qlora"}[package]
+        raise ConfigError(
+            f"{method} needs the package {package}, which is not installed; install it with: pip install 'biollm[{extra}]', "
+            "or choose another method"
+        )
+
+
+def _run_four_bit() -> None:
+    """One 4-bit product, forwards and backwards: bitsandbytes may be installed and yet have no kernels for this machine."""
+    quiet_libraries()
+    import bitsandbytes
+
+    try:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.inference_mode(False), torch.enable_grad():
+            layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to(device)
+            layer(torch.ones(1, 64, device=device, requires_grad=True)).sum().backward()
+    except Exception as error:  # whatever a missing kernel raises: it names no kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"qlora: bitsandbytes is installed, but does not run on this machine ({reason}); use lora") from error
+
+
+def steady_four_bit(stock: nn.Module) -> None:
+    """Keep a 4-bit model, if it is one, as it is in inference too.
+
+    On CPUs with avx512_bf16, bitsandbytes 0.50 rewrites the weights at the first forward pass without gradients: their scales are
+    rounded again, so that a model that was looked at trains on another base than one that was not.
+    """
+    for module in stock.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
+
+
+def load_peft() -> Any:
+    """peft, without what it and the optional libraries that it looks for print when they are loaded."""
+    quiet_libraries()
+    import peft
+
+    return peft
+
+
+# --- what a model is ------------------------------------------------------------------------------------------------------------
+
+
+def kind_of(stock: nn.Module) -> Kind:
+    """The transformers Auto class of a model. Raises ConfigError if it is none that can be fine-tuned."""
+    return _kind(stock)[0]
+
+
+def _kind(stock: nn.Module) -> tuple[Kind, str]:
+    name = type(inner(stock)).__name__
+    for ending, kind in _KINDS.items():
+        if name.endswith(ending):
+            return kind
+    raise ConfigError(
+        f"a {name} cannot be fine-tuned; expected a model for sequence classification, token classification, causal or masked language"
+    )
+
+
+def inner(stock: nn.Module) -> nn.Module:
+    """The transformers model under whatever adapters there are."""
+    if isinstance(stock, BottleneckModel):
+        return stock.base
+    if hasattr(stock, "get_base_model"):
+        return cast(nn.Module, stock.get_base_model())  # type: ignore[operator]
+    return stock
+
+
+def weights_digest(folder: Path) -> str:
+    """One sha256 over the names and digests of a model folder's weight files; where the folder lies does not matter."""
+    return sha256_json({file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors")) if file.name != _FUSION_WEIGHTS})
+
+
+def new_row_ids(folder: Path) -> list[int]:
+    """The ids that a vocabulary merge added to the base of a model folder; none if its tokenizer is an ordinary one."""
+    vocabulary = DomainVocabulary.load(folder)
+    if vocabulary is None:
+        return []
+    return list(range(vocabulary.base_vocab_size, max((domain.ids.stop for domain in vocabulary.domains), default=0)))
+
+
+def virtual_tokens(stock: nn.Module) -> int:
+    """How many positions of the context a model's prompt takes, which token_capacity does not know of; 0 for models without one."""
+    config = getattr(stock, "active_peft_config", None)
+    return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
+
+
+# --- peft -----------------------------------------------------------------------------------------------------------------------
+
+
+def attach_peft(stock: nn.Module, config: Any) -> nn.Module:
+    """A model with fresh peft adapters. config: peft's, its task_type left open.
+
+    Raises ConfigError if peft cannot put them into this model.
+    """
+    peft = load_peft()
+    config.task_type = _kind(stock)[1]
+    prefix = config.peft_type == "PREFIX_TUNING"
+    backbone = cast(nn.Module, stock.base_model) if _kind(stock)[0] in _CLASSIFIERS else stock
+    if prefix and "past_key_values" not in inspect.signature(backbone.forward).parameters:
+        raise ConfigError(f"prefix_tuning: {type(stock).__name__} takes no keys and values from outside; use prompt_tuning or lora")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = cast(nn.Module, peft.get_peft_model(cast(Any, stock), config))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ConfigError(f"peft cannot adapt a {type(stock).__name__}: {(str(error).splitlines() or ['?'])[0]}") from error
+    return _mend_prompts(adapted)
+
+
+def _mend_prompts(adapted: nn.Module) -> nn.Module:
+    """Make what peft does with prompts agree with what every other model does.
+
+    - peft returns logits of the virtual tokens too: they are cut off, so that logits always stand for the tokens given.
+    - A decoder classifies by its last real token, which transformers cannot find behind a prompt: it takes the last position, so
+      that a padded record had another score than alone (0.1 to 0.2 of a logit on tiny models). The last real state is put there.
+    """
+    if not virtual_tokens(adapted):
+        return adapted
+    stock = inner(adapted)
+    if adapted.word_embeddings is not stock.get_input_embeddings():  # type: ignore[operator]
+        raise ConfigError(
+            f"peft takes another table of {type(stock).__name__} for its token embeddings; use a method without prompts, such as lora"
+        )
+    adapted.register_forward_hook(_cut_prompt, with_kwargs=True)
+    if _kind(stock)[1] == "SEQ_CLS" and hasattr(stock, "score"):
+        cast(nn.Module, stock.base_model).register_forward_hook(_last_real_to_end, with_kwargs=True)
+    return adapted
+
+
+def _cut_prompt(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    logits_BTV, ids_BT = getattr(output, "logits", None), kwargs.get("input_ids")
+    if logits_BTV is not None and ids_BT is not None and logits_BTV.ndim == 3 and logits_BTV.shape[1] > ids_BT.shape[1]:
+        output.logits = logits_BTV[:, -ids_BT.shape[1] :]
+    return output
+
+
+def _last_real_to_end(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    mask_BT = kwargs.get("attention_mask")
+    if kwargs.get("input_ids") is not None or kwargs.get("inputs_embeds") is None or mask_BT is None:
+        return output
+    hidden_BTD = output.last_hidden_state
+    positions = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    last_B = (positions * (mask_BT > 0)).argmax(dim=1)
+    rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
+    output.last_hidden_state = torch.cat([hidden_BTD[:, :-1], hidden_BTD[rows_B, last_B][:, None]], dim=1)
+    return output
+
+
+# --- bottleneck adapters --------------------------------------------------------------------------------------------------------
+
+
+class Bottleneck(nn.Module):
+    """Down-projection, ReLU, up-projection, times a scale. (…, D) -> (…, D); all zeros at the start."""
+
+    def __init__(self, hidden_size: int, width: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(hidden_size, width), nn.Linear(width, hidden_size)
+        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        nn.init.normal_(self.down.weight, std=0.02)
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        added: Tensor = self.up(self.dropout(functional.relu(self.down(hidden)))) * self.scale
+        return added
+
+
+# Where in a layer a block is read and where its result is, by the names that transformers gives them.
+_FFN_SITES = (("mlp", "mlp"), ("intermediate", "output.dense"), ("ffn", "ffn"))
+_ATTENTION_ENDS = ("attention.output.dense", "attn.c_proj", "self_attn.o_proj", "attention.dense", "attn.Wo", "attention.out_lin")
+
+
+class BottleneckModel(nn.Module):
+    """A transformers model with bottleneck adapters. The model itself is not changed: the adapters act through hooks.
+
+    Attributes that are not its own are those of the model.
+    """
+
+    def __init__(self, base: nn.Module, spec: BottleneckSpec) -> None:
+        """Raises ConfigError if the model's layers are built in a way that is not known here."""
+        super().__init__()
+        self.base, self.spec = base, spec
+        like = next(base.parameters())
+        self.adapters = nn.ModuleDict()
+        self._read: dict[str, Tensor] = {}
+        for key, (start, end) in _sites(base, spec).items():
+            adapter = Bottleneck(spec.hidden_size, spec.width, spec.scale, spec.dropout)
+            self.adapters[key] = adapter.to(device=like.device, dtype=like.dtype)
+            if spec.kind == "parallel":
+                start.register_forward_pre_hook(partial(self._keep, key))
+            end.register_forward_hook(partial(self._add, key))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base":
+                raise
+            return getattr(self.base, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base(*args, **kwargs)
+
+    def _keep(self, key: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._read[key] = args[0]
+
+    def _add(self, key: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        read = self._read.pop(key) if self.spec.kind == "parallel" else output
+        added: Tensor = self.adapters[key](read)
+        return output + added
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write the adapters and the output modules that were trained beside them."""
+        tensors = {f"adapters.{name}": tensor for name, tensor in self.adapters.state_dict().items()}
+        for output in self.spec.outputs:
+            tensors |= {f"outputs.{output}.{name}": tensor for name, tensor in self.base.get_submodule(output).state_dict().items()}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / BOTTLENECK, self.spec.model_dump())
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(Path(folder) / BOTTLENECK_WEIGHTS))
+
+    def load(self, path: Path) -> None:
+        tensors = load_file(str(path))
+        wanted = {f"adapters.{name}" for name in self.adapters.state_dict()}
+        for output in self.spec.outputs:
+            wanted |= {f"outputs.{output}.{name}" for name in self.base.get_submodule(output).state_dict()}
+        _check_names(path, wanted, set(tensors))
+        for prefix, module in [("adapters.", self.adapters), *((f"outputs.{o}.", self.base.get_submodule(o)) for o in self.spec.outputs)]:
+            module.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+
+
+def _sites(base: nn.Module, spec: BottleneckSpec) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Where adapters go: by a name for each, the module whose input and the module whose output counts."""
+    found: dict[str, tuple[nn.Module, nn.Module]] = {}
+    for layers in (module for module in base.modules() if isinstance(module, nn.ModuleList)):
+        for layer in layers:
+            ffn = next((site for site in _FFN_SITES if _has(layer, *site)), None)
+            if ffn is None:
+                continue
+            number = len([key for key in found if key.endswith("ffn")])
+            if spec.placement == "attention_and_ffn":
+                end = next((end for end in _ATTENTION_ENDS if _has(layer, end)), None)
+                if end is None:
+                    raise _unknown_layers(base, "attention")
+                found[f"{number}_attention"] = (layer.get_submodule(end), layer.get_submodule(end))
+            found[f"{number}_ffn"] = (layer.get_submodule(ffn[0]), layer.get_submodule(ffn[1]))
+    if not found:
+        raise _unknown_layers(base, "feed-forward")
+    return found
+
+
+def _has(layer: nn.Module, *names: str) -> bool:
+    modules = dict(layer.named_modules())
+    return all(name in modules for name in names)
+
+
+def _unknown_layers(base: nn.Module, block: str) -> ConfigError:
+    return ConfigError(
+        f"{type(base).__name__}: no layer has a {block} block under a name that is known here, so bottleneck adapters cannot be put "
+        "behind it; use lora"
+    )
+
+
+# --- quantisation-aware training ------------------------------------------------------------------------------------------------
+
+
+def fake_quantise(stock: nn.Module, spec: QuantisationSpec) -> None:
+    """Let every linear layer of a model, in place, compute as it would with integer weights; gradients pass straight through.
+
+    The weights stay floating-point numbers under their names. Real quantisation (torchao's quantize_ with the same scheme) gives
+    the same outputs. Raises ConfigError if torchao is missing, or the model has nothing that it can quantise.
+    """
+    require("torchao", "qat")
+    load_peft()  # silences torchao's loading
+    from torchao.quantization import quantize_
+    from torchao.quantization.qat import QATConfig
+
+    chosen = quantised_layers(stock, spec)
+    if not chosen:
+        raise ConfigError(
+            f"qat: {type(stock).__name__} has no linear layer that torchao can quantise (GPT-2's are Conv1D); choose another base or method"
+        )
+    if spec.scheme.endswith("int4_weights"):
+        for name in sorted(chosen):
+            if (width := cast(nn.Linear, stock.get_submodule(name)).in_features) % spec.group_size:
+                raise ConfigError(
+                    f"qat_group_size is {spec.group_size}, but {name} has {width} inputs; expected a number that divides them all"
+                )
+    quantize_(stock, QATConfig(torchao_config(spec), step="prepare"), filter_fn=lambda module, name: name in chosen)
+
+
+def quantised_layers(stock: nn.Module, spec: QuantisationSpec) -> set[str]:
+    """The linear layers that a scheme concerns: all but those that stay as they are and the output table."""
+    head = cast(Any, stock).get_output_embeddings() if hasattr(stock, "get_output_embeddings") else None
+    prefix = f"{getattr(stock, 'base_model_prefix', '')}."  # a headless model has its layers under shorter names
+    skipped = {name for given in spec.skipped for name in (given, given.removeprefix(prefix))}
+    return {
+        name
+        for name, module in stock.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and not any(name == s or name.startswith(f"{s}.") for s in skipped)
+    }
+
+
+def torchao_config(spec: QuantisationSpec) -> Any:
+    """What torchao's quantize_ takes to make the integers that a folder was trained for."""
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    four_bit = spec.scheme.endswith("int4_weights")
+    bits, granularity = (cast(Any, torch).int4, PerGroup(spec.group_size)) if four_bit else (torch.int8, PerAxis(0))
+    config = Int8DynamicActivationIntxWeightConfig if spec.scheme.startswith("int8_activations") else IntxWeightOnlyConfig
+    return config(weight_dtype=bits, **{_granularity_key(config): granularity})
+
+
+def _granularity_key(config: Any) -> str:
+    return "weight_granularity" if "weight_granularity" in inspect.signature(config).parameters else "granularity"
+
+
+def apply_stored_quantisation(stock: nn.Module, folder: Path) -> None:
+    """Let a model compute as its folder was trained to, if it was trained for quantisation."""
+    if (folder / QUANTISATION).is_file():
+        fake_quantise(stock, read_sidecar(folder / QUANTISATION, QuantisationSpec))
+
+
+# --- folders --------------------------------------------------------------------------------------------------------------------
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, not a whole model."""
+    return (folder / PEFT_CONFIG).is_file() or (folder / BOTTLENECK).is_file()
+
+
+def save_adapter(stock: nn.Module, folder: Path, base: Path, method: str, four_bit: FourBit | None = None) -> None:
+    """Write the adapter of a model, and what base it belongs to: never a pickle, never an absolute path.
+
+    base: the folder of the model that was adapted, as it is on disk.
+    """
+    model = inner(stock)
+    config = cast(Any, model.config)
+    kind = kind_of(model)
+    labels = [str(config.id2label[number]) for number in range(config.num_labels)] if kind in _CLASSIFIERS else []
+    steps = os.path.relpath(base, folder)
+    sidecar = AdapterBase(
+        method=method,
+        kind=kind,
+        base=steps if Path(steps).parts.count("..") <= _MOST_STEPS_UP else base.resolve().name,
+        base_weights=weights_digest(base),
+        base_artifact=read_json(base / MANIFEST).get("digest") if (base / MANIFEST).is_file() else None,
+        vocab_size=_rows(model),
+        labels=labels,
+        problem_type=config.problem_type if kind in _CLASSIFIERS else None,
+        pad_token_id=config.pad_token_id if kind in _CLASSIFIERS else None,
+        four_bit=four_bit,
+    )
+    if isinstance(stock, BottleneckModel):
+        stock.save_pretrained(str(folder))
+    else:
+        settings = cast(Any, stock).peft_config["default"]
+        settings.base_model_name_or_path = sidecar.base
+        cast(Any, stock).save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card is an empty form
+        written = read_json(folder / PEFT_CONFIG)
+        write_json(folder / PEFT_CONFIG, {key: _sorted_set(key, value) for key, value in written.items()})
+    write_json(folder / BASE, sidecar.model_dump())
+
+
+def _sorted_set(key: str, value: Any) -> Any:
+    """peft keeps these as sets, which it writes in another order each time."""
+    in_sets = ("target_modules", "modules_to_save", "feedforward_modules", "exclude_modules")
+    return sorted(set(value)) if key in in_sets and isinstance(value, list) else value
+
+
+def read_base(folder: Path) -> AdapterBase:
+    """What base an adapter folder belongs to. Raises ConfigError if it does not say."""
+    if not (folder / BASE).is_file():
+        raise ConfigError(
+            f"{folder}: an adapter without {BASE}, so nothing says which base it fits; open it with peft, or fine-tune again with biollm"
+        )
+    return read_sidecar(folder / BASE, AdapterBase)
+
+
+def find_base(folder: Path, sidecar: AdapterBase, given: Path | None) -> Path:
+    """The folder of an adapter's base, checked to be the one that it was trained on.
+
+    Raises ConfigError saying what was expected and what was found if it is not there, or is another.
+    """
+    base = given if given is not None else folder / sidecar.base
+    if not base.is_dir():
+        raise ConfigError(
+            f"{folder / BASE}: the adapter's base '{sidecar.base}' is not there; keep the adapter beside the results that it came from, "
+            "or say where the base is: load_model(folder, base=…), or --base"
+        )
+    rows = _stored_rows(base)
+    if rows is not None and rows != sidecar.vocab_size:
+        raise ConfigError(
+            f"{folder / BASE}: the adapter expects a base with {sidecar.vocab_size} vocabulary rows, but {base} has {rows}; "
+            "give the base that it was trained on"
+        )
+    digest = weights_digest(base)
+    if digest != sidecar.base_weights:
+        raise ConfigError(
+            f"{folder / BASE}: the adapter expects a base whose weights have the digest {sidecar.base_weights[:12]}, "
+            f"but those of {base} have {digest[:12]}; give the base that it was trained on, or fine-tune again"
+        )
+    return base
+
+
+def attach_adapter(stock: nn.Module, folder: Path) -> nn.Module:
+    """The adapter of a folder on its base. Raises ConfigError if its files are damaged or do not fit the model."""
+    weights = folder / (BOTTLENECK_WEIGHTS if (folder / BOTTLENECK).is_file() else PEFT_WEIGHTS)
+    if not weights.is_file():
+        raise ConfigError(f"{folder}: the adapter's weights ({weights.name}) are missing; fine-tune again")
+    try:
+        if weights.name == BOTTLENECK_WEIGHTS:
+            adapted = BottleneckModel(stock, read_sidecar(folder / BOTTLENECK, BottleneckSpec))
+            adapted.load(weights)
+            return adapted
+        return _attach_stored_peft(stock, folder)
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{weights}: damaged, or not of the settings beside it: {(str(error).splitlines() or ['?'])[0]}") from error
+
+
+def _attach_stored_peft(stock: nn.Module, folder: Path) -> nn.Module:
+    peft = load_peft()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing keys, which are checked here
+        adapted = peft.PeftModel.from_pretrained(cast(Any, stock), str(folder))
+    stored = set(load_file(str(folder / PEFT_WEIGHTS)))
+    _check_names(folder / PEFT_WEIGHTS, set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)), stored)
+    return _mend_prompts(adapted)
+
+
+def _check_names(path: Path, wanted: set[str], stored: set[str]) -> None:
+    if unlike := sorted(wanted ^ stored):
+        state = "is missing from it" if unlike[0] in wanted else "is in it, but not in the model"
+        raise ConfigError(f"{path}: not the weights of the settings beside it: {unlike[0]} {state}; fine-tune again")
+
+
+def _rows(model: nn.Module) -> int:
+    return len(cast(Any, model).get_input_embeddings().weight)
+
+
+def _stored_rows(base: Path) -> int | None:
+    """What config.json of a folder says of its vocabulary; None if it does not say."""
+    config = read_json(base / "config.json") if (base / "config.json").is_file() else {}
+    size = config.get("vocab_size")
+    return int(size) if isinstance(size, int) else None
