@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from biollm.core.artifacts import package_versions
 from biollm.core.machine import usable_cores
@@ -31,8 +32,13 @@ def compare(name: str, ours: Callable[[], object], peers: dict[str, Callable[[],
     print(f"{name}: median of {rounds}, {unit}")
     for label, median in medians.items():
         print(f"  {label:<40} {median:8.3f} s" + (f"   ours is {ratios[label]:.2f}x as fast" if label in ratios else ""))
+    record(name, medians["ours"], {p: medians[p] for p in peers}, ratios, unit)
+
+
+def record(name: str, ours: float, peers: dict[str, float], ratios: dict[str, float], unit: str, **more: Any) -> None:
+    """Write results/<name>.json: the figures, and on what they were measured."""
     result = {
-        "name": name, "ours": medians["ours"], "peers": {p: medians[p] for p in peers}, "ratios": ratios, "unit": unit,
+        "name": name, "ours": ours, "peers": peers, "ratios": ratios, "unit": unit, **more,
         "versions": package_versions(), "command": f"make bench NAME={Path(sys.argv[0]).stem}",
         "hardware": {"processor": _processor(), "cores": usable_cores()},
     }  # fmt: skip

