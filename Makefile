@@ -10,7 +10,7 @@ demo: $(READY)  ## the main job on real genomes: minutes on two cores, no GPU, n
 	$(BIN)/biollm run pipelines/quickstart.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
