@@ -70,7 +70,8 @@ speed = in_turn(
         "ours, ZeRO 1": lambda: ours(make_model, folder, documents, config(1), ROW),
         "ours, no DeepSpeed": without_deepspeed,
         "Trainer": lambda: stock(make_model, documents, batch, tokenizer, mlm=False, bf16=False),
-    }
+    },
+    rounds=2,
 )
 medians = speed.medians()
 ratios = {

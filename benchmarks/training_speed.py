@@ -127,11 +127,11 @@ def stock(
     return sum(seen[WARM:STEPS]) / watch.seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def in_turn(ways: dict[str, Callable[[], tuple[float, list[float]]]]) -> Speed:
+def in_turn(ways: dict[str, Callable[[], tuple[float, list[float]]]], rounds: int = ROUNDS) -> Speed:
     """Every way once a round."""
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, list[float]] = {}
-    for round_number in range(ROUNDS):
+    for round_number in range(rounds):
         for name, way in ways.items():
             speed, curve = way()
             speeds[name].append(speed)
