@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from harness import record
-from training_speed import STEPS, WARM, in_turn, mixed_documents, ours, stock
+from training_speed import STEPS, WARM, in_turn, mixed_documents, ours, settings, stock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from biollm.core.resources import resolve_base
@@ -16,7 +16,6 @@ from biollm.modeling.base import normal_folder
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config
-from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import BETAS, EPSILON
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import make_objective
@@ -35,13 +34,6 @@ def make_model() -> Any:
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     model.resize_token_embeddings(base_size + NEW_TOKENS, mean_resizing=False)
     return model
-
-
-def config(zero: int) -> TrainingConfig:
-    return TrainingConfig(
-        steps=STEPS, batch_size=1, learning_rate=1e-4, precision="fp32", warmup_fraction=0, log_steps=1, checkpoint_steps=100, trackers=[],
-        zero=zero,
-    )  # fmt: skip
 
 
 def without_deepspeed() -> tuple[float, list[float]]:
@@ -66,8 +58,8 @@ def without_deepspeed() -> tuple[float, list[float]]:
 
 speed = in_turn(
     {
-        "ours": lambda: ours(make_model, folder, documents, config(0), ROW),
-        "ours, ZeRO 1": lambda: ours(make_model, folder, documents, config(1), ROW),
+        "ours": lambda: ours(make_model, folder, documents, settings("fp32"), ROW),
+        "ours, ZeRO 1": lambda: ours(make_model, folder, documents, settings("fp32", zero=1), ROW),
         "ours, no DeepSpeed": without_deepspeed,
         "Trainer": lambda: stock(make_model, documents, batch, tokenizer, mlm=False, bf16=False),
     },

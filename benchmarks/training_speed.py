@@ -74,6 +74,14 @@ def mixed_documents(encoder: Encoder, base_size: int, number: int, longest: int)
     return documents
 
 
+def settings(precision: str, zero: int = 0) -> TrainingConfig:
+    """One packed row a step."""
+    return TrainingConfig(
+        steps=STEPS, batch_size=1, learning_rate=1e-4, precision=precision, zero=zero, warmup_fraction=0, log_steps=1,
+        checkpoint_steps=100, trackers=[],
+    )  # fmt: skip
+
+
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
     """Seconds from the end of step WARM to the end of the run."""
 

@@ -19,7 +19,7 @@ from biollm.core.artifacts import MANIFEST, Artifact, make_artifact, open_artifa
 from biollm.core.errors import ArtifactError, ConfigError
 from biollm.core.files import sha256_file, sha256_json
 from biollm.core.job import Job
-from biollm.core.machine import usable_cores
+from biollm.core.machine import thread_limits, usable_cores
 from biollm.core.recipe import RecipeHeader, Section, read_recipe
 from biollm.core.resources import digest_resource
 
@@ -250,7 +250,7 @@ class Run:
         workflow engine granted in OMP_NUM_THREADS, or all cores. The environment is as before afterwards."""
         before = dict(os.environ)
         threads = self.recipe.threads or int(before.get("OMP_NUM_THREADS") or usable_cores())
-        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        os.environ |= thread_limits(threads)
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)
         try:

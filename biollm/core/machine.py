@@ -16,6 +16,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_limits(threads: int) -> dict[str, str]:
+    """The environment that holds every numerical library to so many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
 def available_memory_gib() -> float:
     """Memory that can be taken without swapping."""
     return float(psutil.virtual_memory().available) / 2**30

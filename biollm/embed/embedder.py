@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.progress import progress
 from biollm.core.resources import model_folder
-from biollm.modeling.encoding import Encoded, Encoder, IntArray, pad, pad_features
+from biollm.modeling.encoding import Encoded, Encoder, IntArray, by_length, pad, pad_features
 from biollm.modeling.loading import load_model, token_capacity
 from biollm.modeling.pooling import overlap_weights, pool_mean
 from biollm.modeling.tracks import FEATURES_PER_CHANNEL
@@ -89,7 +89,7 @@ class Embedder:
         windows = [w for i, encoded in enumerate(self._encode(texts, labels)) for w in self._windows(i, labels[i], encoded, texts[i])]
         sums = np.zeros((len(texts), self.dimension), dtype=np.float64)
         totals = np.zeros(len(texts), dtype=np.float64)
-        batches = list(self._batches(windows, batch_size))
+        batches = [[windows[i] for i in batch] for batch in by_length([len(w.ids) for w in windows], self._tokens_per_batch, batch_size)]
         for batch in progress(batches, "embedding", unit="batch") if show_progress else batches:
             window_sums, window_totals = self._forward(batch)
             for window, row, total in zip(batch, window_sums, window_totals, strict=True):
@@ -136,18 +136,6 @@ class Embedder:
         if int(encoded.residues.sum()) != len(text):
             return np.zeros((len(encoded.ids), len(spec.channels) * FEATURES_PER_CHANNEL), dtype=np.float32)
         return spec.features(spec.compute(text.upper()), encoded.residues)
-
-    def _batches(self, windows: list[_Window], batch_size: int | None) -> Iterator[list[_Window]]:
-        """Windows of like length together, so that little is padding."""
-        batch: list[_Window] = []
-        for window in sorted(windows, key=lambda w: -len(w.ids)):
-            longest = len(batch[0].ids) if batch else len(window.ids)
-            if batch and (len(batch) == batch_size if batch_size else (len(batch) + 1) * longest > self._tokens_per_batch):
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
 
     def _forward(self, batch: list[_Window]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         before, after = len(self._encoder.prefix), len(self._encoder.suffix)

@@ -22,9 +22,9 @@ from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_json, write_text_atomic
 from biollm.core.progress import progress
 from biollm.modeling.adapters import inner, virtual_tokens
-from biollm.modeling.encoding import Encoder
+from biollm.modeling.encoding import Encoder, by_length
 from biollm.modeling.fusion import FusedModel
-from biollm.training.batches import Batch, by_length, pad_questions
+from biollm.training.batches import Batch, pad_questions
 from biollm.training.examples import Example, encode_texts
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import IGNORED, Objective, Question, architecture_of

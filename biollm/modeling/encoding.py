@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +128,19 @@ def pad(rows: Sequence[IntArray], value: int, multiple: int = 1) -> tuple[IntArr
         ids[i, : len(row)] = row
         mask[i, : len(row)] = 1
     return ids, mask
+
+
+def by_length(lengths: Sequence[int], tokens: int, size: int | None = None) -> Iterator[list[int]]:
+    """Indices of rows in batches of like lengths, the longest first, so that little is padding: each at most `tokens` with its padding
+    (or one row), or where `size` is given so many rows."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) == size if size else (len(batch) + 1) * lengths[batch[0]] > tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def pad_features(rows: Sequence[NDArray[np.float32]], width: int) -> NDArray[np.float32]:

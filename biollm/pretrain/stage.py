@@ -17,7 +17,7 @@ from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
 from biollm.training.language import LanguageModel, LanguageScore, score_language, score_token_frequencies
 from biollm.training.run import RunSettings, Trained, load_trained, train
-from biollm.training.task import Recipe
+from biollm.training.task import TRAINED, WEIGHTS, Recipe
 
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
@@ -91,7 +91,7 @@ def _train(job: Job[Config], materials: Materials, general: list[Path]) -> Train
         settings = RunSettings(rows["seed"], "pretrain, new rows")
         work, logs = job.work / "new_rows", job.logs / "new_rows"
         first = train(Recipe("biollm.pretrain.task:build", rows), phase, settings, work=work, logs=logs)
-        arguments["weights"] = str((work / "trained" / "weights.safetensors").absolute())
+        arguments["weights"] = str((work / TRAINED / WEIGHTS).absolute())
         say(f"pretrain: new rows trained for {first.step} steps")
     settings = RunSettings(job.seed, "pretrain")
     return train(Recipe("biollm.pretrain.task:build", arguments), config, settings, work=job.work / "all", logs=job.logs)

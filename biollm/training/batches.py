@@ -8,7 +8,7 @@ Legend: B documents, N their tokens together, K the longest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,18 +70,6 @@ def pad_examples(examples: Sequence[Example], pad_id: int) -> Batch:
     if examples[0].features is not None:
         batch["features"] = pad_features([e.features for e in examples if e.features is not None], ids.shape[1])
     return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of documents in batches of like lengths, each at most `tokens` with its padding (or one document)."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _weights(question: Question) -> NDArray[np.float32]:

@@ -23,9 +23,9 @@ from biollm.core.errors import ConfigError
 from biollm.core.progress import progress
 from biollm.core.seeding import derive_seed, generator
 from biollm.modeling.documents import Documents, position_offset, reads_documents, set_documents, use_documents
-from biollm.modeling.encoding import IntArray
+from biollm.modeling.encoding import IntArray, by_length
 from biollm.modeling.fusion import FusedModel
-from biollm.training.batches import Batch, by_length, pack_questions, pad_questions
+from biollm.training.batches import Batch, pack_questions, pad_questions
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED, Objective, Question
 

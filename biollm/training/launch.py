@@ -16,8 +16,9 @@ from pathlib import Path
 
 from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.machine import usable_cores
+from biollm.core.machine import thread_limits, usable_cores
 from biollm.training.config import TrainingConfig
+from biollm.training.task import TRAINED
 
 ERROR = "error.txt"
 _WORKER = "biollm.training.worker"
@@ -77,7 +78,7 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
             _end(launcher)
     if error.is_file():
         raise DataError(error.read_text().strip())
-    if any(codes) and not (task.parent / "trained" / SEAL).is_file():
+    if any(codes) and not (task.parent / TRAINED / SEAL).is_file():
         raise DataError(
             f"{what}: a training process died ({', '.join(map(_told, filter(None, codes)))}); its output is in {log}; run again to go on"
         )
@@ -123,8 +124,7 @@ def _command(task: Path, config: TrainingConfig, rank: int, address: str, port: 
 def _environment(config: TrainingConfig, launchers_here: int) -> dict[str, str]:
     """Ours, with the cores of this machine shared out to its processes, unless the recipe's threads are fewer."""
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or usable_cores()) // (config.processes * launchers_here))
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return os.environ | limits | {"TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | thread_limits(threads) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def _slurm_hosts(config: TrainingConfig) -> list[Host]:

@@ -24,11 +24,7 @@ from biollm.training.config import TrainingConfig
 from biollm.training.convert import fit_to_processes
 from biollm.training.deepspeed import check_hardware
 from biollm.training.launch import launch
-from biollm.training.task import Recipe
-
-TRAINED = "trained"
-WEIGHTS = "weights.safetensors"
-FACTS = "trained.json"
+from biollm.training.task import FACTS, TRAINED, WEIGHTS, Recipe
 
 
 @dataclass(frozen=True)

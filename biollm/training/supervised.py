@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from biollm.core.progress import progress
-from biollm.modeling.encoding import IntArray, pad
+from biollm.modeling.encoding import IntArray, by_length, pad
 from biollm.modeling.fusion import FusedModel
-from biollm.training.batches import Batch, by_length, pad_examples
+from biollm.training.batches import Batch, pad_examples
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED
 

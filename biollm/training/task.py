@@ -13,6 +13,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+# What a run leaves in its work folder when it has ended: a sealed folder with these files.
+TRAINED = "trained"
+WEIGHTS = "weights.safetensors"
+FACTS = "trained.json"
+
 
 class Plan(Protocol):
     """The items of a run in their order, over all epochs: a function of the position alone."""

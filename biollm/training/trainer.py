@@ -27,8 +27,8 @@ from biollm.training.checkpoints import keep_newest, load_tree, random_state, re
 from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import BETAS, EPSILON, deepspeed_config, has_cuda, join_process_group, use_bf16
 from biollm.training.optimizer import parameter_groups, rate_factor
-from biollm.training.run import FACTS, TRAINED, WEIGHTS, RunSettings
-from biollm.training.task import Plan, Recipe, Task
+from biollm.training.run import RunSettings
+from biollm.training.task import FACTS, TRAINED, WEIGHTS, Plan, Recipe, Task
 
 _KEPT_CHECKPOINTS = 2
 _ENGINE_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")

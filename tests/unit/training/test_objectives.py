@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from biollm.core.errors import ConfigError
 from biollm.modeling.corpus import read_records
-from biollm.modeling.encoding import Encoder
+from biollm.modeling.encoding import Encoder, by_length
 from biollm.modeling.fusion import FusionSpec
 from biollm.modeling.loading import load_config
 from biollm.modeling.tracks import TrackConfig
-from biollm.training.batches import by_length, pack_questions, pad_questions
+from biollm.training.batches import pack_questions, pad_questions
 from biollm.training.examples import Example, encode_corpus, encode_texts
 from biollm.training.objectives import IGNORED, Objective, Question, make_objective
 
