@@ -20,6 +20,9 @@ def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False
     universal: whether the checkpoint that will be loaded was converted for another number of processes.
     """
     zero: dict[str, Any] = {"stage": config.zero}
+    if config.zero == 1 and config.world_size == 1:
+        # Nothing is reduced: by default all gradients are still copied into a buffer of 2 GB, whose pages are new at every step.
+        zero |= {"contiguous_gradients": False, "reduce_bucket_size": _LONE_BUCKET}
     optimizer: dict[str, Any] = {}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
@@ -41,6 +44,8 @@ def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False
     }
 
 
+# Gradients that pass through DeepSpeed's buffers at a time where there is one process: 20 MB, which the allocator keeps.
+_LONE_BUCKET = 5_000_000
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 

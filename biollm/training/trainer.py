@@ -83,7 +83,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
             if self.optimizer is None:  # type: ignore[has-type]
-                self.optimizer = torch.optim.AdamW(parameter_groups(task.module, config), betas=BETAS, eps=EPSILON)
+                # fused: one pass over the parameters, without temporary tensors as large as they are
+                self.optimizer = torch.optim.AdamW(parameter_groups(task.module, config), betas=BETAS, eps=EPSILON, fused=True)
             return self.optimizer
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
