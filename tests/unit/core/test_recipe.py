@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from biollm.core.errors import ConfigError
+from biollm.core.recipe import Section, read_recipe
 from biollm.stages import BY_NAME, Run
 
 TinyRecipe = Callable[..., Path]
@@ -136,6 +137,20 @@ def test_contradictions_between_keys_are_refused(tmp_path: Path, tiny_recipe: Ti
 )
 def test_text_that_is_no_recipe_is_refused_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert message in refusal(written(tmp_path, text))
+
+
+def test_a_merge_key_brings_the_keys_of_its_anchor_which_may_be_given_anew(tmp_path: Path) -> None:
+    class Track(Section):
+        name: str
+        file: str
+
+    class Two(Section):
+        one: Track
+        other: Track
+
+    (tmp_path / "r.yaml").write_text("one: &calls {name: CG, file: calls.gz}\nother: {<<: *calls, name: CHG}\n")
+    found = read_recipe(tmp_path / "r.yaml", [], Two)
+    assert (found.other.name, found.other.file) == ("CHG", "calls.gz")
 
 
 def test_a_key_that_is_no_string_is_refused_in_one_line(tmp_path: Path, tiny_recipe: TinyRecipe) -> None:
