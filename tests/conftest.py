@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from biollm.modeling.domain import DomainTokenizer
     from biollm.modeling.vocabulary import Domain, DomainVocabulary
+    from biollm.stages import Run
     from tokenizers import Tokenizer
 
 settings.register_profile("biollm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -181,6 +182,35 @@ def tiny_results(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable
     for name in ("ingest", "tokenizer", "merge", "expand"):
         run.run_stage(BY_NAME[name])
     return run.results
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[..., Path]) -> Run:
+    """The tiny recipe with a measured and a computed channel, trained to predict their values too. Shared: read only."""
+    from biollm.stages import Run
+
+    folder = tmp_path_factory.mktemp("measured")
+    measured = {"name": "mC", "kind": "sites", "files": "calls.cov", "sites": {"format": "bismark_cov"}}
+    computed = {"name": "cpg", "kind": "cpg_observed_expected", "window_bases": 16}
+    recipe = tiny_recipe(
+        folder,
+        ingest={"tracks": [computed, measured]},
+        expand={"fusion": {"operator": "gate", "values": "mlp", "channels": ["cpg", {"track": "mC", "strand": "plus"}]}},
+        pretrain={"tracks": {"weight": 1.0}},
+        embed=None,
+    )
+    contigs = [part.split("\n", 1) for part in (folder / "one.fa").read_text().split(">")[1:]]
+    lines = []
+    for name, text in contigs:
+        sequence = text.replace("\n", "")
+        for i in (i for i, base in enumerate(sequence) if base in "CG" and i % 3):
+            methylated = 9 if sequence[i - 1] == "A" else 1
+            lines.append(f"{name}\t{i + 1}\t{i + 1}\t{methylated * 10}\t{methylated}\t{10 - methylated}\n")
+    (folder / "calls.cov").write_text("".join(lines))
+    run = Run.load(recipe, out=folder / "results")
+    for stage in run.stages:
+        run.run_stage(stage)
+    return run
 
 
 Biollm = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -470,3 +500,22 @@ def start_merge() -> Callable[[Tokenizer], Merged]:
 def plain_lines() -> Callable[[int], list[str]]:
     """plain_lines(number) -> lines of the Human Phenotype Ontology."""
     return biomedical_lines
+
+
+@pytest.fixture(scope="session")
+def fusion_spec() -> Callable[..., Any]:
+    """fusion_spec("cpg", "CG", width=32, operator="gate", …) -> a spec with these channels: cpg follows from the sequence, others are
+    measured shares but for "signal", which is any number."""
+    from biollm.modeling.channels import Channel, FusionSpec
+    from biollm.modeling.tracks import TrackConfig
+
+    def channel(name: str) -> Channel:
+        computed = TrackConfig(name=name, kind="cpg_observed_expected", window_bases=8) if name == "cpg" else None
+        edges = [0.1, 0.5, 0.9]
+        is_share = name not in ("cpg", "signal")
+        return Channel(name=name, computed=computed, is_share=is_share, mean=0.5, scale=2.0, low=0, high=1, edges=edges, mean_coverage=4.0)
+
+    def make(*channels: str, width: int = 32, **settings: Any) -> FusionSpec:
+        return FusionSpec(**({"operator": "add"} | settings), channels=[channel(c) for c in channels or ("cpg",)], hidden_size=width)
+
+    return make

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from biollm.core.recipe import Section
+from biollm.modeling.channels import OperatorName, Strand, ValueName
 from biollm.modeling.inits import InitName
 
 
-class FusionConfig(Section):
-    """Which tracks become input channels of the model."""
+class ChannelConfig(Section):
+    """A track as an input channel."""
 
-    operator: Literal["add"] = Field(default="add", description="how features enter: added to the token embeddings")
-    channels: list[str] = Field(min_length=1, description="names of tracks that ingest makes")
+    track: str = Field(description="a track that ingest makes or reads carry, for example CG")
+    strand: Strand = Field(
+        default="both", description="plus: only values on C of the sequence as it is read; minus: only those on G, the other strand's C"
+    )
+
+
+class FusionConfig(Section):
+    """Which tracks become input channels of the model, and how."""
+
+    operator: OperatorName = Field(
+        default="add",
+        description="how features act on the token embeddings: add: added; gate: added as far as the token lets them; film: scale and "
+        "shift; cross_attention: the token looks at the tracks around it",
+    )
+    values: ValueName = Field(
+        default="linear", description="how a level is encoded: as it is, by a small network, in Fourier features, or in bins"
+    )
+    value_width: int = Field(default=16, ge=2, description="encoded values of a channel (mlp, fourier)")
+    neighbours: int = Field(default=16, ge=1, description="tokens that cross_attention looks at on either side")
+    channels: list[ChannelConfig] = Field(min_length=1, description="tracks, by name or with a strand")
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _names_are_channels(cls, channels: Any) -> Any:
+        return [{"track": entry} if isinstance(entry, str) else entry for entry in channels] if isinstance(channels, list) else channels
+
+    @field_validator("channels")
+    @classmethod
+    def _each_track_once(cls, channels: list[ChannelConfig]) -> list[ChannelConfig]:
+        names = [channel.track for channel in channels]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a track is one channel; found {names}")
+        return channels
 
 
 class Config(Section):
@@ -36,10 +68,12 @@ class Config(Section):
 
     def contradictions(self, recipe: Any) -> list[str]:
         problems = []
-        tracks = [track.name for track in recipe.ingest.tracks] if recipe.ingest else []
-        unknown = [channel for channel in self.fusion.channels if channel not in tracks] if self.fusion else []
-        if unknown:
-            problems.append(f"expand.fusion.channels names {unknown}, but ingest.tracks makes {tracks}; the names must agree")
+        if self.fusion and recipe.ingest is None:
+            problems.append("expand.fusion takes its tracks from the corpus, but the recipe has no section 'ingest'; add it")
+        if self.fusion and recipe.ingest is not None and recipe.ingest.kind == "sequences":  # what reads carry is known when they are read
+            tracks = [track.name for track in recipe.ingest.tracks]
+            if unknown := [channel.track for channel in self.fusion.channels if channel.track not in tracks]:
+                problems.append(f"expand.fusion.channels names {unknown}, but ingest.tracks makes {tracks}; the names must agree")
         for name in ("fusion", "compare_inits"):
             if self.in_place_shards and getattr(self, name):
                 problems.append(f"expand.in_place_shards never loads the model, which expand.{name} needs; drop one of the two")

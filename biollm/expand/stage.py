@@ -16,24 +16,26 @@ from torch import Tensor, nn
 
 from biollm.core.errors import DataError
 from biollm.core.job import Job
+from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
 from biollm.core.resources import resolve_folder
 from biollm.core.seeding import derive_seed, generator
 from biollm.expand.config import Config, FusionConfig
 from biollm.modeling.base import normal_folder
-from biollm.modeling.corpus import read_records, read_tracks
+from biollm.modeling.channels import FusionSpec, describe_channel
+from biollm.modeling.corpus import ROW, TrackTable, read_records
 from biollm.modeling.distill import Context, Span, Teacher
 from biollm.modeling.encoding import Encoder
-from biollm.modeling.fusion import FusedModel, FusionSpec
+from biollm.modeling.fusion import FusedModel
 from biollm.modeling.inits import Donor, InitName, NewTokens, initialise, readable_texts
 from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, token_capacity
 from biollm.modeling.shards import expand_shards, read_table
 from biollm.modeling.surgery import resize, tables_of
-from biollm.modeling.tracks import TrackConfig, channel_statistics
+from biollm.modeling.tracks import TrackConfig
 from biollm.modeling.vocabulary import DomainVocabulary, load_tokenizer, unknown_id
 from biollm.training.batches import pad_examples
 from biollm.training.config import ObjectiveName
-from biollm.training.examples import Example, check_lengths, encode_corpus, encode_texts
+from biollm.training.examples import Example, check_lengths, encode_corpus, encode_texts, open_tracks
 from biollm.training.language import LanguageModel, LanguageScore, score_language, train_briefly
 from biollm.training.objectives import AUTO_CLASSES, Architecture, architecture_of, make_objective
 
@@ -79,16 +81,18 @@ def run(job: Job[Config]) -> dict[str, Any]:
     config = job.config
     plan, notes = _plan(job)
     say(f"expand: {len(plan.tokens.texts)} new rows from '{config.init}', objective {plan.objective}")
-    facts = _expand_on_disk(plan) if config.in_place_shards else _expand_in_memory(plan)
-    return {
+    done = _expand_on_disk(plan) if config.in_place_shards else _expand_in_memory(plan)
+    facts = {
         "objective": plan.objective,
         "init": config.init,
         "old_rows": len(plan.tokens.base_texts),
         "new_rows": len(plan.tokens.texts),
         "old_rows_bit_equal": True,  # checked in the saved folder; raises otherwise
         "base_notes": notes,
-        **facts,
+        **done,
     }
+    write_model_card(job.out, "expand", job, facts, made_from=job.base_folder())
+    return facts
 
 
 def _plan(job: Job[Config]) -> tuple[Plan, list[str]]:
@@ -143,13 +147,14 @@ def _expand_in_memory(plan: Plan) -> dict[str, Any]:
         say(f"expand: held-out loss right after {config.init}: {scores[config.init].bits_per_base:.3f} bits per residue")
 
     width = base_rows.shape[1]
+    torch.manual_seed(derive_seed(job.seed, "expand", "fusion"))
     model = FusedModel(stock, _fusion_spec(job, config.fusion, width) if config.fusion else None)
     fusion_facts = None
     if config.fusion is not None and model.spec is not None and plan.held_out is not None:
         fusion_facts = {
             "operator": config.fusion.operator,
             "channels": model.spec.channel_names,
-            "step0_max_difference": _step0_difference(model, encode_corpus(plan.held_out.head(16), plan.encoder, model.spec), plan.encoder),
+            "step0_max_difference": _step0_difference(model, _some_with_tracks(plan, model.spec), plan.encoder),
         }
     save_model(model, job.out, job.input("merge"))
     _check_saved(plan, job.out, base_rows[: len(plan.tokens.base_texts)], output)
@@ -321,16 +326,25 @@ def _chunks(rows: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _fusion_spec(job: Job[Config], fusion: FusionConfig, hidden_size: int) -> FusionSpec:
-    tracks = {t["name"]: TrackConfig.model_validate(t) for t in job.facts_of("ingest")["tracks"]}
-    train = read_tracks(read_records(job.input("ingest"), "train"), fusion.channels)
-    statistics = [channel_statistics([record[i] for record in train]) for i in range(len(fusion.channels))]
+    computed = {t["name"]: TrackConfig.model_validate(t) for t in job.facts_of("ingest")["tracks"]}
+    table = TrackTable(job.input("ingest"), [channel.track for channel in fusion.channels])
+    train = read_records(job.input("ingest"), "train")[ROW].to_list()
     return FusionSpec(
         operator=fusion.operator,
-        channels=[tracks[name] for name in fusion.channels],
-        mean=[mean for mean, _ in statistics],
-        scale=[scale for _, scale in statistics],
+        values=fusion.values,
+        value_width=fusion.value_width,
+        neighbours=fusion.neighbours,
+        channels=[
+            describe_channel(c.track, *table.sample(train, c.track), strand=c.strand, computed=computed.get(c.track))
+            for c in fusion.channels
+        ],
         hidden_size=hidden_size,
     )
+
+
+def _some_with_tracks(plan: Plan, spec: FusionSpec) -> list[Example]:
+    assert plan.held_out is not None, "fusion needs a corpus"
+    return encode_corpus(plan.held_out.head(16), plan.encoder, spec, open_tracks(plan.job.input("ingest"), spec))
 
 
 def _step0_difference(model: FusedModel, examples: list[Example], encoder: Encoder) -> float:

@@ -28,6 +28,7 @@ from biollm.training.batches import Batch, pad_questions
 from biollm.training.examples import Example, encode_texts
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import IGNORED, Objective, Question, architecture_of
+from biollm.training.tracks import TrackQuestion
 
 MESSAGES = "messages"  # what ingest calls the turns of a conversation
 _TEMPLATE_FILE = "chat_template.jinja"
@@ -59,7 +60,7 @@ class AnswerObjective(Objective):
         labels, behind = np.full_like(example.ids, IGNORED), np.zeros_like(example.residues)
         asked = np.flatnonzero(example.answers[1:])
         labels[asked], behind[asked] = example.ids[asked + 1], example.residues[asked + 1]
-        return Question(example.ids, labels, behind, len(asked), example.features)
+        return Question(example.ids, labels, behind, len(asked), None if example.features is None else TrackQuestion(example.features))
 
 
 class ChatTemplate:
@@ -155,7 +156,7 @@ class AnswerModel(nn.Module):
         super().__init__()
         check_writes(inner(adapted.stock).config)
         self.adapted, self._pad_id = adapted, encoder.pad_id or 0
-        self.objective = AnswerObjective("causal", "decoder", encoder, adapted.spec)
+        self.objective = AnswerObjective("causal", "decoder", encoder)
         stock = inner(adapted.stock)
         under = FusedModel(stock, adapted.spec, adapted.operator)
         self.language = None if virtual_tokens(adapted.stock) else LanguageModel(under, self.objective)

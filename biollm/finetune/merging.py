@@ -16,7 +16,6 @@ from biollm.core.seeding import generator
 from biollm.modeling.adapters import is_adapter, load_peft, read_base
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_model, save_model
-from biollm.modeling.tracks import FEATURES_PER_CHANNEL
 
 # Folding adds the same numbers in another order; tiny models differ by about 1e-6 of the largest logit.
 MERGE_TOLERANCE = 1e-4
@@ -104,7 +103,7 @@ def _probe(model: FusedModel) -> dict[str, Tensor]:
         ids[-1, _PROBE[1] // 2 :] = padding
         mask[-1, _PROBE[1] // 2 :] = 0
     if model.spec is not None:
-        size = (*_PROBE, len(model.spec.channels) * FEATURES_PER_CHANNEL)
+        size = (*_PROBE, model.spec.width)
         inputs["features"] = torch.from_numpy(rng.standard_normal(size)).float()
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 

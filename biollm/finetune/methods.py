@@ -85,7 +85,7 @@ def save_finetuned(model: FusedModel, folder: Path, source: Path, method: Method
     if inner(model.stock) is not model.stock:
         save_adapter(model.stock, folder, source, method.name, _four_bit(method))
         copy_tokenizer(source, folder)
-        save_fusion(folder, model)
+        save_fusion(folder, model, of_adapter=True)
         return
     save_model(model, folder, source)
     if method.name == "qat":

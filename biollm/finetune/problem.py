@@ -38,7 +38,7 @@ from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder, IntArray
 from biollm.modeling.fusion import read_spec
 from biollm.modeling.loading import load_config, token_capacity
-from biollm.training.examples import Example, check_lengths, encode_corpus
+from biollm.training.examples import Example, check_lengths, encode_corpus, open_tracks
 from biollm.training.objectives import IGNORED, architecture_of
 from biollm.training.supervised import Labelled, LossName
 
@@ -136,7 +136,8 @@ def read_materials(corpus: Path, model: Path, modality: str, config: Config) -> 
         columns = [label_column(records, name) for name in config.label_names]
         records = _with_answers(records, columns)
         _check_splits(records, f"a value in {listed(columns)}")
-        examples = encode_corpus(records, encoder, read_spec(model))
+        spec = read_spec(model)
+        examples = encode_corpus(records, encoder, spec, open_tracks(corpus, spec))
         if config.task == "token_classification":
             problem, examples, units = _token_problem(records, columns[0], examples, config, by_word=modality == "text")
         else:
@@ -258,11 +259,9 @@ def _joined(records: pl.DataFrame, firsts: list[Example], encoder: Encoder, pair
         special = np.repeat([True, False, True, False, True], lengths)
         residues = np.zeros(len(special), dtype=np.int64)
         residues[~special] = np.concatenate([first.residues[~first.special], second.residues[~second.special]])
-        features = None
-        if first.features is not None:
-            features = np.zeros((len(special), first.features.shape[1]), dtype=np.float32)
-            features[lengths[0] : lengths[0] + lengths[1]] = first.features[~first.special]
-        example = replace(first, ids=np.concatenate(ids), residues=residues, special=special, features=features)
+        tracked = np.zeros_like(residues)
+        tracked[lengths[0] : lengths[0] + lengths[1]] = first.track_residues[~first.special]
+        example = replace(first, ids=np.concatenate(ids), residues=residues, special=special, tracked=tracked)
         type_ids = np.repeat(types, lengths) if typed else None
         joined.append(Labelled(**vars(example) | {"answer": np.zeros(0, dtype=np.int64), "type_ids": type_ids}))
     return joined

@@ -13,6 +13,7 @@ import polars as pl
 
 from biollm.core.files import write_json
 from biollm.core.job import Job
+from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
 from biollm.finetune.config import Config, MethodConfig
 from biollm.finetune.conversations import AnswerModel
@@ -54,13 +55,16 @@ def run(job: Job[Config]) -> dict[str, Any]:
             materials.template.save(job.out / method.name)
     pl.concat(predictions).write_parquet(job.out / "predictions.parquet", compression="zstd", statistics=False)
     write_json(job.out / "history.json", curves)
-    return {
+    told = {
         "label": ", ".join(config.label_names),
         **materials.problem.facts(),
         "records": {split: len(ids) for split, ids in materials.ids.items()},
         "baseline": baseline,
         "methods": facts,
     }
+    for method in config.methods:
+        write_model_card(job.out / method.name, "finetune", job, told, made_from=source, method=method.name)
+    return told
 
 
 def _train(job: Job[Config], method: MethodConfig) -> Trained:

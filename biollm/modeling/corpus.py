@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from biollm.corpus.columns import RECORDS, TRACK
-from biollm.modeling.tracks import FloatArray
+from biollm.core.errors import DataError
+from biollm.corpus.columns import COVERAGE, RECORDS, TRACK
+from biollm.modeling.tracks import FloatArray, RecordTracks, Track
+
+ROW = "row"  # where a record stands in the file, by which its tracks are found
+_ROWS_PER_BATCH = 1024
 
 
 def read_records(ingest_folder: Path, split: str | None = None) -> pl.DataFrame:
-    """The records of a corpus, of one split or of all, in the order of the file."""
-    table = pl.read_parquet(ingest_folder / RECORDS)
-    return table if split is None else table.filter(pl.col("split") == split)
+    """The records of a corpus, of one split or of all, in the order of the file, with a column `row`. Tracks are left on the disk."""
+    path = ingest_folder / RECORDS
+    table = pl.scan_parquet(path).select(pl.exclude(f"^{TRACK}.*$", f"^{COVERAGE}.*$")).with_row_index(ROW)
+    return (table if split is None else table.filter(pl.col("split") == split)).collect()
 
 
-def read_tracks(records: pl.DataFrame, channels: list[str]) -> list[list[FloatArray]]:
-    """The tracks of some records: for each record one (L,) float32 array per channel, NaN = missing."""
-    columns = [[np.asarray(v, dtype=np.float32) for v in records[TRACK + channel].to_list()] for channel in channels]
-    return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in range(records.height)]
+class TrackTable:
+    """The tracks of a corpus by row, on the disk: memory holds what is being looked at. The file is gone when the table is.
+
+    On disk, for each channel: (all residues,) float32 levels, then coverages if the corpus has them; NaN = missing.
+    """
+
+    def __init__(self, ingest_folder: Path, channels: Sequence[str]) -> None:
+        """channels: of these, tracks are read. Raises DataError naming a channel that the corpus does not have."""
+        path = ingest_folder / RECORDS
+        existing = pl.scan_parquet(path).collect_schema().names()
+        tracks = [name.removeprefix(TRACK) for name in existing if name.startswith(TRACK)]
+        if absent := [channel for channel in channels if channel not in tracks]:
+            raise DataError(
+                f"{RECORDS}: no track is called '{absent[0]}'; the tracks of this corpus are: {', '.join(tracks) or 'none'}; "
+                "name one of them, or add it under ingest.tracks"
+            )
+        self.channels = list(channels)
+        columns = [name for c in channels for name in (TRACK + c, COVERAGE + c) if name in existing]
+        self._arrays, self._offsets = _spill(path, columns)
+
+    def __getitem__(self, row: int) -> RecordTracks:
+        place = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
+        return {
+            channel: Track(
+                self._arrays[TRACK + channel][place],
+                self._arrays[COVERAGE + channel][place] if COVERAGE + channel in self._arrays else None,
+            )
+            for channel in self.channels
+        }
+
+    def sample(self, rows: Sequence[int], channel: str, most: int = 2_000_000) -> tuple[FloatArray, FloatArray | None]:
+        """Levels and coverages of the residues of some records that have a value: all, or those of evenly spread records."""
+        step = max(1, int(self._offsets[-1] // most))
+        tracks = [self[row][channel] for row in rows[::step]]
+        levels = np.concatenate([track.level for track in tracks]) if tracks else np.zeros(0, dtype=np.float32)
+        present = ~np.isnan(levels)
+        coverages = [track.coverage for track in tracks if track.coverage is not None]
+        return levels[present], np.concatenate(coverages)[present] if coverages else None
+
+
+def _spill(path: Path, columns: list[str]) -> tuple[dict[str, FloatArray], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Each column of lists as one memory-mapped array, and where each row begins (and the last ends)."""
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    lengths: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    files = {name: tempfile.TemporaryFile() for name in columns}  # noqa: SIM115 (a memory map keeps it)
+    for part in parts:
+        for batch in pq.ParquetFile(part).iter_batches(_ROWS_PER_BATCH, columns=columns):
+            for name, file in files.items():
+                lists = batch.column(name)
+                values = lists.flatten().to_numpy(zero_copy_only=False)
+                file.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+            if columns:
+                lengths.append(pa.compute.list_value_length(batch.column(columns[0])).fill_null(0).to_numpy(zero_copy_only=False))
+    pa.default_memory_pool().release_unused()
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1, dtype=np.int64)
+    arrays: dict[str, FloatArray] = {}
+    for name, file in files.items():
+        size = file.seek(0, 2) // 4
+        assert size == offsets[-1], (name, size, offsets[-1])
+        arrays[name] = np.memmap(file, dtype=np.float32, mode="r") if size else np.zeros(0, dtype=np.float32)
+    return arrays, offsets.astype(np.int64)

@@ -1,138 +1,146 @@
 """Fusion: per-token features of tracks enter a model beside its tokens.
 
-A fused model is an ordinary Hugging Face model plus a small operator that adds to the token embeddings. The operator starts at
-zero effect, and a token without track values has zero features, so the fused model equals the stock one bit for bit before
-training, and for input without tracks ever after.
+A fused model is an ordinary Hugging Face model plus a small operator on its token embeddings. The operator starts at zero effect, and a
+token without track values has zero features, so the fused model equals the stock one bit for bit before training, and for input without
+tracks ever after.
 
 Legend: B records, T tokens, D model width, F features.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_sidecar, write_json
-from biollm.modeling.tracks import FEATURES_PER_CHANNEL, FloatArray, TrackConfig, compute_track, token_features
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.operators import Fusion
 
 SIDECAR = "fusion.json"
 WEIGHTS = "fusion.safetensors"
-
-
-class FusionSpec(BaseModel):
-    """`fusion.json`: which channels a model was fused with, and how their values are standardised."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    operator: Literal["add"]
-    channels: list[TrackConfig]
-    mean: list[float]  # of the train split, per channel
-    scale: list[float]
-    hidden_size: int
-
-    @property
-    def channel_names(self) -> list[str]:
-        return [channel.name for channel in self.channels]
-
-    @property
-    def width(self) -> int:
-        """F, the number of features of a token."""
-        return len(self.channels) * FEATURES_PER_CHANNEL
-
-    def compute(self, sequence: str) -> list[FloatArray]:
-        """The tracks of one sequence, one (L,) array per channel."""
-        return [compute_track(channel, sequence) for channel in self.channels]
-
-    def features(self, tracks: list[FloatArray], residues_per_token: np.ndarray[Any, np.dtype[np.int64]]) -> FloatArray:
-        """(T, F) features of one record. Raises DataError if a track is not as long as the sequence."""
-        length = int(residues_per_token.sum())
-        for channel, track in zip(self.channels, tracks, strict=True):
-            if len(track) != length:
-                raise DataError(f"track '{channel.name}' has {len(track)} values, but the sequence has {length} residues; they must agree")
-        return token_features(tracks, residues_per_token, np.asarray(self.mean, dtype=np.float32), np.asarray(self.scale, dtype=np.float32))
-
-
-class AddFusion(nn.Module):
-    """Operator `add`: embeddings + W features. W is zero at the start and there is no bias, so zero features never have an effect."""
-
-    def __init__(self, features: int, hidden_size: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(features, hidden_size, bias=False)
-        nn.init.zeros_(self.project.weight)
-
-    def forward(self, embeddings_BTD: Tensor, features_BTF: Tensor) -> Tensor:
-        added: Tensor = self.project(features_BTF.to(self.project.weight.dtype))
-        return embeddings_BTD + added.to(embeddings_BTD.dtype)
+_CHANNELS = "channels"  # in the metadata of the weights: in the order of their rows
 
 
 class FusedModel(nn.Module):
-    """A Hugging Face model with or without a fusion operator: one interface for both.
+    """A Hugging Face model with or without fusion: one interface for both.
 
-    `stock` is the untouched Hugging Face model; the operator acts through a hook on its input embeddings, so every
-    architecture that embeds `input_ids` works, and saving `stock` gives a stock folder.
+    `stock` is the untouched Hugging Face model; the operator acts through a hook on its input embeddings (an encoder-decoder's
+    encoder's), so every architecture that embeds `input_ids` works, and saving `stock` gives a stock folder.
     """
 
-    def __init__(self, stock: nn.Module, spec: FusionSpec | None = None, operator: AddFusion | None = None) -> None:
+    def __init__(self, stock: nn.Module, spec: FusionSpec | None = None, operator: Fusion | None = None) -> None:
         super().__init__()
         self.stock = stock
         self.spec = spec
-        self.operator = operator or (AddFusion(spec.width, spec.hidden_size) if spec else None)
+        self.operator = operator or (Fusion(spec) if spec else None)
         self._features: Tensor | None = None
-        stock.get_input_embeddings().register_forward_hook(self._fuse)  # type: ignore[operator]
+        self._documents: Tensor | None = None
+        _embeddings_of(stock).register_forward_hook(self._fuse)
 
-    def forward(self, features: Tensor | None = None, **inputs: Any) -> Any:
-        """The stock model's output. features: (B, T, F) or None for input without tracks."""
-        if features is not None and self.operator is None:
-            raise DataError("this model has no fusion, but was given tracks; leave them out, or give a model with fusion.json")
-        self._features = features
+    def forward(self, features: Tensor | None = None, documents: Tensor | None = None, **inputs: Any) -> Any:
+        """The stock model's output.
+
+        features: (B, T, F), or None for input without tracks; documents: (B, T), the number of each token's document, where a row holds
+        several. Raises DataError if the model has no fusion, or other features.
+        """
+        if features is not None:
+            self._check(features)
+        self._features, self._documents = features, documents
         try:
             return self.stock(**inputs)
         finally:
-            self._features = None
+            self._features = self._documents = None
+
+    def learn_to_impute(self) -> None:
+        """Make it one that predicts hidden track values. Raises ConfigError if it has no fusion."""
+        if self.spec is None or self.operator is None:
+            raise ConfigError("only a model with fusion predicts track values; add expand.fusion, or set pretrain.tracks.weight to 0")
+        self.spec = self.spec.model_copy(update={"imputes": True})
+        self.operator.learn_to_impute(self.spec)
+
+    def _check(self, features: Tensor) -> None:
+        if self.operator is None or self.spec is None:
+            raise DataError("this model has no fusion, but was given tracks; leave them out, or give a model with fusion.json")
+        if features.shape[-1] != self.spec.width:
+            raise DataError(
+                f"this model reads {self.spec.width} track features a token ({', '.join(self.spec.channel_names)}), "
+                f"but was given {features.shape[-1]}; make them with its own spec"
+            )
 
     def _fuse(self, module: nn.Module, args: Any, embeddings: Tensor) -> Tensor:
         if self._features is None or self.operator is None:
             return embeddings
-        fused: Tensor = self.operator(embeddings, self._features)
+        features, self._features = self._features, None  # once a pass: a decoder may share the table, and reads other tokens
+        fused: Tensor = self.operator(embeddings, features, self._documents)
         return fused
 
 
-def save_fusion(folder: Path, model: FusedModel) -> None:
-    """Write the sidecar of a fused model; nothing if the model has no fusion."""
+def _embeddings_of(stock: nn.Module) -> nn.Module:
+    """The module whose output stands for the tokens that the model reads."""
+    config: Any = stock.config
+    reader: Any = stock.get_encoder() if config.is_encoder_decoder else stock  # type: ignore[operator]
+    found: nn.Module = reader.get_input_embeddings()
+    return found
+
+
+def embeddings_digest(stock: nn.Module) -> str:
+    """SHA-256 of the token embeddings: what fusion weights belong to."""
+    table: Tensor = stock.get_input_embeddings().weight  # type: ignore[operator]
+    return hashlib.sha256(table.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def save_fusion(folder: Path, model: FusedModel, *, of_adapter: bool = False) -> None:
+    """Write the sidecar of a fused model; nothing if the model has no fusion. of_adapter: the base lies elsewhere, and is checked there."""
     if model.spec is None or model.operator is None:
         return
-    write_json(folder / SIDECAR, model.spec.model_dump())
-    save_file({name: tensor.detach().float().contiguous() for name, tensor in model.operator.state_dict().items()}, str(folder / WEIGHTS))
+    spec = model.spec.model_copy(update={"base_sha256": None if of_adapter else embeddings_digest(model.stock)})
+    write_json(folder / SIDECAR, spec.model_dump())
+    weights = {name: tensor.detach().float().contiguous() for name, tensor in model.operator.state_dict().items()}
+    save_file(weights, str(folder / WEIGHTS), {_CHANNELS: ", ".join(spec.channel_names)})
 
 
 def read_spec(folder: Path) -> FusionSpec | None:
     """What a model folder is fused with, or None. Raises ConfigError if the sidecar is damaged."""
-    return read_sidecar(folder / SIDECAR, FusionSpec) if (folder / SIDECAR).is_file() else None
+    if (folder / SIDECAR).is_file():
+        return read_sidecar(folder / SIDECAR, FusionSpec)
+    if (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder / SIDECAR}: is missing beside {WEIGHTS}; put it back, or take both away to go without tracks")
+    return None
 
 
 def attach_fusion(stock: nn.Module, folder: Path) -> FusedModel:
     """A stock model as a FusedModel, with the fusion of `folder` if that has one.
 
-    Raises ConfigError if the sidecar does not fit the model.
+    Raises ConfigError if the sidecar is damaged, or not of this model.
     """
     spec = read_spec(folder)
     if spec is None:
         return FusedModel(stock)
-    width = stock.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+    width = _embeddings_of(stock).weight.shape[1]  # type: ignore[index]
     if spec.hidden_size != width:
         raise ConfigError(f"{folder / SIDECAR}: fused for models of width {spec.hidden_size}, but this model has {width}")
+    if spec.base_sha256 is not None and spec.base_sha256 != (found := embeddings_digest(stock)):
+        raise ConfigError(
+            f"{folder / SIDECAR}: belongs to a model whose token embeddings have the digest {spec.base_sha256[:12]}, but those of this "
+            f"folder have {found[:12]}; put the weights back that it was saved with, or take {SIDECAR} and {WEIGHTS} away"
+        )
     model = FusedModel(stock, spec)
     assert model.operator is not None
     try:
-        model.operator.load_state_dict({name: tensor.to(torch.float32) for name, tensor in load_file(str(folder / WEIGHTS)).items()})
+        with safe_open(str(folder / WEIGHTS), "pt") as weights:
+            trained_on = (weights.metadata() or {}).get(_CHANNELS)
+            model.operator.load_state_dict({name: weights.get_tensor(name).to(torch.float32) for name in weights.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{folder / WEIGHTS}: damaged, or not of {SIDECAR} beside it; make the folder again") from error
+    if trained_on not in (None, named := ", ".join(spec.channel_names)):  # None: written again by something else
+        raise ConfigError(
+            f"{folder / SIDECAR}: names the channels {named}, but {WEIGHTS} was trained on {trained_on}; put back the right one"
+        )
     return model

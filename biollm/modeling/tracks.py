@@ -5,6 +5,8 @@ NumPy only, so that ingest can use it without torch. Legend: N records, L residu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,14 +16,46 @@ from pydantic import Field
 from biollm.core.recipe import Section
 
 FloatArray = NDArray[np.float32]
-# Per channel and token: mean value, log(1 + number of residues with a value), and whether there is any.
-FEATURES_PER_CHANNEL = 3
+IntArray = NDArray[np.int64]
+TRACK_NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One channel of one record, in the direction of its sequence.
+
+    level: (L,) float32, NaN where the residue has no value; coverage: (L,) float32, the observations (reads) behind each value, NaN or 0
+    where there are none, or None if nobody counted them.
+    """
+
+    level: FloatArray
+    coverage: FloatArray | None = None
+
+    def reversed(self) -> Track:
+        """The track of the reverse complement: a value stays with its base pair."""
+        return Track(self.level[::-1], None if self.coverage is None else self.coverage[::-1])
+
+    def part(self, residues: slice) -> Track:
+        """The track of a stretch of the sequence."""
+        return Track(self.level[residues], None if self.coverage is None else self.coverage[residues])
+
+    def only(self, kept: NDArray[np.bool_]) -> Track:
+        """The same with no value but where `kept`, (L,), is true."""
+        return Track(np.where(kept, self.level, np.float32(np.nan)), self.coverage)
+
+
+RecordTracks = Mapping[str, Track]  # by channel
+
+
+def reverse_tracks(tracks: RecordTracks) -> RecordTracks:
+    """The tracks of the reverse complement of a record."""
+    return {name: track.reversed() for name, track in tracks.items()}
 
 
 class TrackConfig(Section):
     """A track that is computed from the record's own sequence."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the channel's name; the corpus column is track_<name>")
+    name: str = Field(pattern=TRACK_NAME, description="the channel's name; the corpus column is track_<name>")
     kind: Literal["cpg_observed_expected"] = Field(description="CpG observed / expected in a sliding window")
     window_bases: int = Field(default=64, ge=2, description="width of the sliding window, centred on each base")
 
@@ -63,34 +97,32 @@ def cpg_observed_expected(sequence: str, window_bases: int) -> FloatArray:
     return ratio
 
 
-def token_features(tracks: list[FloatArray], residues_per_token: NDArray[np.int64], mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """Aggregate per-residue channels over each token's span.
+@dataclass(frozen=True)
+class TokenValues:
+    """One channel over the spans of tokens, each (T,) float64: mean level (0 without sites), sites, and observations (0 if not counted)."""
 
-    tracks: one (L,) array per channel, NaN = missing; residues_per_token: (T,) with sum L, 0 for special tokens;
-    mean, scale: (channels,) statistics of the train split, by which the token means are standardised.
-    Returns (T, channels * FEATURES_PER_CHANNEL) float32. A token without any value has all-zero features, so that a missing
-    track means exactly nothing to a fusion operator without bias.
+    level: NDArray[np.float64]
+    sites: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+
+
+def over_tokens(track: Track, residues_per_token: IntArray) -> TokenValues:
+    """Aggregate one channel over each token's span, exactly, by cumulative sums.
+
+    residues_per_token: (T,) with sum L, 0 for tokens that stand for no residue, such as special ones.
     """
     ends = np.cumsum(residues_per_token)
     starts = ends - residues_per_token
-    columns = []
-    for channel, values in enumerate(tracks):
-        assert len(values) == (ends[-1] if len(ends) else 0), (len(values), ends[-1:])
-        present = ~np.isnan(values)
-        total = np.concatenate([[0.0], np.cumsum(np.where(present, values, 0.0), dtype=np.float64)])
-        number = np.concatenate([[0], np.cumsum(present)])
-        sites = number[ends] - number[starts]
-        has = sites > 0
-        level = np.zeros(len(sites), dtype=np.float64)
-        level[has] = ((total[ends] - total[starts])[has] / sites[has] - mean[channel]) / scale[channel]
-        columns += [level, np.log1p(sites), has.astype(np.float64)]
-    return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(ends), 0), dtype=np.float32)
+    assert len(track.level) == (ends[-1] if len(ends) else 0), (len(track.level), ends[-1:])
+    present = ~np.isnan(track.level)
 
+    def total(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        cumulative = np.zeros(len(values) + 1)
+        np.cumsum(np.where(present, values, 0), out=cumulative[1:], dtype=np.float64)
+        spans: NDArray[np.float64] = cumulative[ends] - cumulative[starts]
+        return spans
 
-def channel_statistics(tracks: list[FloatArray]) -> tuple[float, float]:
-    """Mean and standard deviation of one channel over many records (train split only). (0, 1) if nothing is present."""
-    values = np.concatenate([track[~np.isnan(track)] for track in tracks]) if tracks else np.zeros(0)
-    if len(values) == 0:
-        return 0.0, 1.0
-    deviation = float(np.std(values, dtype=np.float64))
-    return float(np.mean(values, dtype=np.float64)), deviation if deviation > 0 else 1.0
+    sites = total(np.ones(len(present)))
+    level = np.divide(total(track.level), sites, out=np.zeros(len(sites)), where=sites > 0)
+    coverage = np.zeros(len(sites)) if track.coverage is None else total(np.nan_to_num(track.coverage))
+    return TokenValues(level, sites, coverage)

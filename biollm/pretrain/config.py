@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from biollm.core.recipe import Section
+from biollm.modeling.channels import OperatorName
 from biollm.training.config import ObjectiveName, TrainingConfig
+from biollm.training.tracks import TrackTraining
 
 
 class GeneralText(Section):
@@ -40,6 +42,10 @@ class Config(TrainingConfig):
     learning_rate: float = Field(default=5e-4, gt=0, description="peak learning rate")
     new_rows_steps: int = Field(default=0, ge=0, description="first train only the new rows of the embedding tables, for so many steps")
     scored_documents: int = Field(default=2000, ge=1, description="held-out documents that are scored before and after, evenly chosen")
+    tracks: TrackTraining = Field(default=TrackTraining(), description="how a fused model learns from its tracks")
+    compare_operators: list[OperatorName] = Field(
+        default=[], description="also adapt the same model with tracks entering by each of these operators (fusion ablation)"
+    )
     general: GeneralText | None = None
 
     def resources(self) -> list[str]:
@@ -48,6 +54,13 @@ class Config(TrainingConfig):
     @property
     def mean_span(self) -> float:
         return self.span_tokens or (3.0 if self.objective == "span_corruption" else 1.0)
+
+    @field_validator("compare_operators")
+    @classmethod
+    def _each_operator_once(cls, operators: list[OperatorName]) -> list[OperatorName]:
+        if len(set(operators)) < len(operators):
+            raise ValueError(f"names one twice: {operators}; name each once")
+        return operators
 
     @model_validator(mode="after")
     def _fates_are_shares(self) -> Config:
@@ -63,4 +76,10 @@ class Config(TrainingConfig):
     def contradictions(self, recipe: Any) -> list[str]:
         if self.new_rows_steps and recipe.merge is None:
             return ["pretrain.new_rows_steps is given, but the recipe has no merge, so there are no new rows"]
+        fusion = recipe.expand.fusion if recipe.expand is not None else None
+        if self.compare_operators and (fusion is None or fusion.operator in self.compare_operators):
+            here = "has no expand.fusion" if fusion is None else f"fuses by '{fusion.operator}' anyway"
+            return [f"pretrain.compare_operators is {self.compare_operators}, but the recipe {here}; name other operators than that one"]
+        if self.tracks.weight and recipe.expand is not None and recipe.expand.fusion is None:
+            return ["pretrain.tracks.weight asks for track values, but the recipe has no expand.fusion; add it, or set the weight to 0"]
         return []

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from biollm.core.files import write_json
 from biollm.core.job import Job
+from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
 from biollm.core.seeding import derive_seed
-from biollm.modeling.loading import save_model
+from biollm.modeling.channels import OperatorName
+from biollm.modeling.fusion import FusedModel
+from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
 from biollm.training.language import LanguageModel, LanguageScore, score_language, score_token_frequencies
+from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 
+OPERATORS = "operators"  # folder of the models with other fusion operators
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
 
@@ -34,13 +40,10 @@ def run(job: Job[Config]) -> dict[str, Any]:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
     del module  # the processes of the run have their own
 
-    trained = _train(job, materials, general)
-    # The trained module may hold bfloat16; what is saved and scored is a fresh float32 model with the master weights.
-    module = make_module(source, materials.encoder, config)
-    load_trained(module, trained.weights)
-    module.model.stock.tie_weights()  # type: ignore[operator]
+    trained, module = _train(job, source, materials, general, job.work, job.logs)
     after = _scores(module, materials, job.seed, "after")
     save_model(module.model, job.out, source)
+    operators = {operator: _with_operator(job, operator, materials, general) for operator in config.compare_operators}
     if module.future is not None:
         save_file({name: p.detach().contiguous() for name, p in module.future.state_dict().items()}, str(job.out / _FUTURE_HEADS))
 
@@ -48,7 +51,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     tokens_per_step = config.batch_size * config.row_tokens * plan.fill
     write_json(job.out / "history.json", [point | {"tokens": round(point["step"] * tokens_per_step)} for point in trained.history])
     parts = {"domain": "bits_per_base", "general": "bits_per_byte_general"}
-    return {
+    facts = {
         "objective": module.objective.name,
         "steps": config.steps,
         "records_seen": config.positions,
@@ -67,15 +70,40 @@ def run(job: Job[Config]) -> dict[str, Any]:
         "threads": trained.threads,
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "fused_channels": module.model.spec.channel_names if module.model.spec else [],
+        "operators": operators,
     }
+    for folder in (job.out, *(job.out / OPERATORS / operator for operator in operators)):
+        write_model_card(folder, "pretrain", job, facts, made_from=source)
+    return facts
 
 
-def _train(job: Job[Config], materials: Materials, general: list[Path]) -> Trained:
-    """All phases: first the new rows alone, if the recipe says so, then everything."""
+def _with_operator(job: Job[Config], operator: OperatorName, materials: Materials, general: list[Path]) -> dict[str, float]:
+    """Adapt the same model with another fusion operator, into operators/<operator>; how it then reads the domain."""
+    say(f"pretrain: the same model, its tracks fused by {operator}")
+    source = job.work / OPERATORS / operator / "model"
+    fused = load_model(job.input("expand"), AUTO_CLASSES[architecture_of(load_config(job.input("expand")))])
+    assert fused.spec is not None, "the recipe was checked for fusion"
+    torch.manual_seed(derive_seed(job.seed, "operator", operator))
+    source.mkdir(parents=True, exist_ok=True)
+    save_model(FusedModel(fused.stock, fused.spec.model_copy(update={"operator": operator})), source, job.input("expand"))
+    _, module = _train(job, source, materials, general, source.parent, job.logs / OPERATORS / operator)
+    out = job.out / OPERATORS / operator
+    out.mkdir(parents=True)
+    save_model(module.model, out, source)
+    return {"bits_per_base": score_language(module, materials.held_out["domain"], job.seed, f"held-out loss, {operator}").bits_per_base}
+
+
+def _train(
+    job: Job[Config], source: Path, materials: Materials, general: list[Path], work: Path, logs: Path
+) -> tuple[Trained, LanguageModel]:
+    """All phases: first the new rows alone, if the recipe says so, then everything. With the model as it then is.
+
+    The trained module may hold bfloat16; what is saved and scored is a fresh float32 model with the master weights.
+    """
     config = job.config
     arguments: dict[str, Any] = {
         "corpus": str(job.input("ingest").absolute()),
-        "model": str(job.input("expand").absolute()),
+        "model": str(source.absolute()),
         "modality": job.facts_of("ingest")["modality"],
         "general": [str(file.absolute()) for file in general],
         "config": config.model_dump(),
@@ -84,17 +112,20 @@ def _train(job: Job[Config], materials: Materials, general: list[Path]) -> Train
         "new_rows_from": None,
     }
     if config.new_rows_steps:
-        vocabulary = DomainVocabulary.load(job.input("expand"))
+        vocabulary = DomainVocabulary.load(source)
         assert vocabulary is not None, "the recipe was checked for a merge"
         rows = arguments | {"new_rows_from": vocabulary.base_vocab_size, "seed": derive_seed(job.seed, "new rows")}
         phase = config.model_copy(update={"steps": config.new_rows_steps, "layer_decay": 1.0, "weight_decay": 0.0})
         settings = RunSettings(rows["seed"], "pretrain, new rows")
-        work, logs = job.work / "new_rows", job.logs / "new_rows"
-        first = train(Recipe("biollm.pretrain.task:build", rows), phase, settings, work=work, logs=logs)
-        arguments["weights"] = str((work / TRAINED / WEIGHTS).absolute())
+        first = train(Recipe("biollm.pretrain.task:build", rows), phase, settings, work=work / "new_rows", logs=logs / "new_rows")
+        arguments["weights"] = str((work / "new_rows" / TRAINED / WEIGHTS).absolute())
         say(f"pretrain: new rows trained for {first.step} steps")
     settings = RunSettings(job.seed, "pretrain")
-    return train(Recipe("biollm.pretrain.task:build", arguments), config, settings, work=job.work / "all", logs=job.logs)
+    trained = train(Recipe("biollm.pretrain.task:build", arguments), config, settings, work=work / "all", logs=logs)
+    module = make_module(source, materials.encoder, config)
+    load_trained(module, trained.weights)
+    module.model.stock.tie_weights()  # type: ignore[operator]
+    return trained, module
 
 
 def _scores(module: LanguageModel, materials: Materials, seed: int, when: str) -> dict[str, LanguageScore]:

@@ -17,7 +17,7 @@ from biollm.modeling.fusion import read_spec
 from biollm.modeling.loading import load_config, load_model, token_capacity
 from biollm.modeling.surgery import tables_of
 from biollm.pretrain.config import Config
-from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts
+from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks
 from biollm.training.general import divide, read_documents
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import AUTO_CLASSES, architecture_of, make_objective
@@ -40,6 +40,8 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
     """Raises DataError naming an empty split."""
     encoder = Encoder(model, modality)
     capacity = min(token_capacity(model, load_config(model)), config.row_tokens)
+    spec = read_spec(model)
+    tracks = open_tracks(corpus, spec)
     examples = {}
     for split in ("train", "validation"):
         records = read_records(corpus, split)
@@ -47,11 +49,10 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
             raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
         if split == "validation":
             records = _evenly(records, config.scored_documents)
-        examples[split] = divide_long(encode_corpus(records, encoder, read_spec(model)), capacity)
+        examples[split] = divide_long(encode_corpus(records, encoder, spec, tracks), capacity)
     held_out, general = {"domain": examples["validation"]}, []
     if config.general is not None:
         rest, kept = divide(read_documents(general_files), config.general.held_out_fraction)
-        spec = read_spec(model)
         general, held_out["general"] = (
             divide_long(encode_texts(list(part.values()), encoder, list(part), spec), capacity) for part in (rest, kept)
         )
@@ -70,11 +71,13 @@ def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | N
     tokens, rows = encoder.tokenizer.get_vocab_size(), len(tables_of(fused.stock).input)
     if tokens > rows:
         raise ConfigError(f"{model.name}: its tokenizer has {tokens} tokens, but the model {rows} rows; run expand on the merged tokenizer")
+    if config.tracks.weight:
+        fused.learn_to_impute()
     objective = make_objective(
         config.objective,
         encoder,
         stock_config,
-        fused.spec,
+        config.tracks,
         mask_token=config.mask_token,
         rate=config.mask_rate,
         hidden=config.hidden_fraction,

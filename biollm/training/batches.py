@@ -27,7 +27,8 @@ _PAD_MULTIPLE = 8
 
 
 def pack_questions(questions: Sequence[Question], first_position: int = 0) -> Batch:
-    """A flat batch: input_ids, position_ids, labels (1, N), lengths (B,), and features, weights, prefixes where there are any.
+    """A flat batch: input_ids, position_ids, labels (1, N), lengths (B,), and features, track_answers, track_weights, weights,
+    prefixes where there are any.
 
     Documents stand by length, so that equally long ones are neighbours. first_position: what the model calls the first token's position.
     """
@@ -39,8 +40,8 @@ def pack_questions(questions: Sequence[Question], first_position: int = 0) -> Ba
         "lengths": np.asarray(lengths, dtype=np.int64),
         "labels": np.concatenate([q.labels for q in ordered])[None],
     }
-    if ordered[0].features is not None:
-        batch["features"] = np.concatenate([q.features for q in ordered if q.features is not None])[None]
+    if ordered[0].tracks is not None:
+        batch |= {name: np.concatenate(parts)[None] for name, parts in _track_parts(ordered).items()}
     if any(q.weights is not None for q in ordered):
         batch["weights"] = np.concatenate([_weights(q) for q in ordered])[None]
     if any(q.prefix is not None for q in ordered):
@@ -56,8 +57,8 @@ def pad_questions(questions: Sequence[Question], pad_id: int) -> Batch:
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "labels": _matrix([q.labels for q in questions], width, IGNORED)}
     if questions[0].decoder_ids is not None:
         batch["decoder_input_ids"] = _matrix([q.decoder_ids for q in questions if q.decoder_ids is not None], width, pad_id)
-    if questions[0].features is not None:
-        batch["features"] = pad_features([q.features for q in questions if q.features is not None], ids.shape[1])
+    if questions[0].tracks is not None:
+        batch |= {name: pad_features(parts, ids.shape[1]) for name, parts in _track_parts(questions).items()}
     if any(q.weights is not None for q in questions):
         batch["weights"] = _matrix([_weights(q) for q in questions], width, 0)
     return _tensors(batch, questions)
@@ -70,6 +71,16 @@ def pad_examples(examples: Sequence[Example], pad_id: int) -> Batch:
     if examples[0].features is not None:
         batch["features"] = pad_features([e.features for e in examples if e.features is not None], ids.shape[1])
     return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _track_parts(questions: Sequence[Question]) -> dict[str, list[NDArray[np.float32]]]:
+    """features, and for a model that imputes track_answers and track_weights, of each question. (Padding is asked with weight zero.)"""
+    asked = [q.tracks for q in questions if q.tracks is not None]
+    parts = {"features": [t.features for t in asked]}
+    if asked[0].answers is not None:
+        parts["track_answers"] = [t.answers for t in asked if t.answers is not None]
+        parts["track_weights"] = [t.weights for t in asked if t.weights is not None]
+    return parts
 
 
 def _weights(question: Question) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Corpus records as documents: ids with special tokens, residues and track features per token.
+"""Corpus records as documents: ids with special tokens, the residues behind each, and tracks.
 
 Legend: T tokens of a document, F features.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,28 +16,51 @@ from torch.utils.data import Dataset
 
 from biollm.core.errors import DataError
 from biollm.core.seeding import generator
-from biollm.modeling.corpus import read_tracks
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.corpus import ROW, TrackTable
 from biollm.modeling.encoding import Encoder, IntArray
-from biollm.modeling.fusion import FusionSpec
+from biollm.modeling.tracks import RecordTracks
 
 
 @dataclass(frozen=True)
 class Example:
     """One document. ids: (T,); residues: (T,), the bases, residues or bytes that each token stands for, 0 for special tokens;
-    special: (T,), true for tokens put around the document; features: (T, F) or None; sequence: its letters, if it is a sequence;
-    pool: ids that may stand where one of its tokens stood; name: what errors call it."""
+    special: (T,), true for tokens put around the document; pool: ids that may stand where one of its tokens stood; sequence: its letters,
+    if it is a sequence; name: what errors call it.
+
+    spec: of the fusion, if the model is fused; tracks: None for a document without; tracked: (T,), the residues of the sequence behind
+    each token, where these are not `residues`.
+    """
 
     ids: IntArray
     residues: IntArray
     special: NDArray[np.bool_]
     pool: IntArray
     sequence: str = ""
-    features: NDArray[np.float32] | None = None
     name: str = ""
+    spec: FusionSpec | None = None
+    tracks: RecordTracks | None = None
+    tracked: IntArray | None = None
+
+    @property
+    def features(self) -> NDArray[np.float32] | None:
+        """(T, F) of a document of a fused model. Made when asked for, so that memory holds those of a batch."""
+        return None if self.spec is None else self.spec.features(self.sequence, self.tracks, self.track_residues, self.name)
+
+    @property
+    def track_residues(self) -> IntArray:
+        """(T,), the residues of the sequence behind each token."""
+        return self.residues if self.tracked is None else self.tracked
 
 
-def encode_corpus(records: pl.DataFrame, encoder: Encoder, spec: FusionSpec | None) -> list[Example]:
-    """Records as documents, in their order; with track features if the model is fused.
+def open_tracks(corpus: Path, spec: FusionSpec | None) -> TrackTable | None:
+    """The measured tracks of a corpus that a fused model reads; None if it reads none. Raises DataError naming one that is not there."""
+    measured = [channel.name for channel in spec.channels if channel.computed is None] if spec else []
+    return TrackTable(corpus, measured) if measured else None
+
+
+def encode_corpus(records: pl.DataFrame, encoder: Encoder, spec: FusionSpec | None, tracks: TrackTable | None = None) -> list[Example]:
+    """Records as documents, in their order; with tracks if the model is fused: what `open_tracks` gave.
 
     Records that the tokenizer has no domain for are read as text. Whether the model can read them whole is asked by `check_lengths`.
     Raises DataError naming a record that is no sequence.
@@ -44,14 +68,15 @@ def encode_corpus(records: pl.DataFrame, encoder: Encoder, spec: FusionSpec | No
     sequences, names = records["sequence"].to_list(), records["id"].to_list()
     if encoder.domain is None:
         return encode_texts(sequences, encoder, names, spec)
+    assert tracks is not None or spec is None or not spec.needs_measured, "the model's tracks were not opened"
     encoded = encoder.encode_sequences(sequences, names)
-    tracks = read_tracks(records, spec.channel_names) if spec else [None] * records.height
+    rows = records[ROW].to_list() if tracks is not None else [0] * records.height
     pool = np.flatnonzero(encoder.residues_by_id > 0)
     examples = []
-    for name, sequence, row, record_tracks in zip(names, sequences, encoded, tracks, strict=True):
-        ids, residues, special = _with_special_tokens(row.ids, row.residues, encoder)
-        features = spec.features(record_tracks, residues) if spec and record_tracks is not None else None
-        examples.append(Example(ids, residues, special, pool, sequence, features, str(name)))
+    for name, sequence, tokens, row in zip(names, sequences, encoded, rows, strict=True):
+        ids, residues, special = _with_special_tokens(tokens.ids, tokens.residues, encoder)
+        own = None if spec is None else tracks[row] if tracks is not None else {}
+        examples.append(Example(ids, residues, special, pool, sequence, str(name), spec, own))
     return examples
 
 
@@ -60,7 +85,7 @@ def encode_texts(
 ) -> list[Example]:
     """Texts as the stock tokenizer reads them; each token stands for the bytes of UTF-8 that it is the first to cover.
 
-    For a fused model (spec) they have features that say that there is no track.
+    To a fused model (spec) they are documents without tracks.
     """
     examples = []
     pool = encoder.ordinary_ids
@@ -71,8 +96,7 @@ def encode_texts(
         bytes_before = np.concatenate([[0], np.cumsum([len(letter.encode()) for letter in text])]) if not text.isascii() else None
         covered = ends if bytes_before is None else bytes_before[ends]
         ids, residues, special = _with_special_tokens(np.asarray(encoding.ids, dtype=np.int64), np.diff(covered, prepend=0), encoder)
-        features = np.zeros((len(ids), spec.width), dtype=np.float32) if spec is not None else None
-        examples.append(Example(ids, residues, special, pool, features=features, name=str(name)))
+        examples.append(Example(ids, residues, special, pool, name=str(name), spec=spec))
     return examples
 
 
@@ -111,7 +135,7 @@ def _divide(example: Example, capacity: int) -> list[Example]:
                 residues=example.residues[kept],
                 special=example.special[kept],
                 sequence=example.sequence[letters],
-                features=None if example.features is None else example.features[kept],
+                tracks=None if example.tracks is None else {name: track.part(letters) for name, track in example.tracks.items()},
             )
         )
     return parts

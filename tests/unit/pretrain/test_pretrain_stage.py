@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from biollm.core.artifacts import Artifact
 from biollm.core.errors import ArtifactError, ConfigError, DataError
 from biollm.modeling.encoding import Encoder
+from biollm.modeling.loading import load_model
 from biollm.pretrain import task
 from biollm.pretrain.config import Config
 from biollm.stages import BY_NAME, Run
@@ -143,3 +144,23 @@ def test_general_documents_are_whole_lines_and_held_out_by_their_text(tmp_path: 
     assert divide(dict(reversed(documents.items())), 0.3)[1].keys() == held_out.keys()
     with pytest.raises(DataError, match="too few to hold some out"):
         divide({"one": "text"}, 0.5)
+
+
+def test_other_operators_are_adapted_beside_and_change_nothing_of_the_chosen_one(pretrain: Callable[..., Artifact]) -> None:
+    alone = load_file(str(pretrain(steps=2).folder / "model.safetensors"))
+    artifact = pretrain(steps=2, compare_operators=["film", "cross_attention"])
+    assert all(torch.equal(weights, alone[name]) for name, weights in load_file(str(artifact.folder / "model.safetensors")).items())
+    for operator in ("film", "cross_attention"):
+        model = load_model(artifact.folder / "operators" / operator)
+        assert model.spec is not None
+        assert model.spec.operator == operator
+        assert artifact.facts["operators"][operator]["bits_per_base"] > 0
+        assert model.operator is not None
+        assert any(
+            float(p.detach().abs().sum()) > 0 for name, p in model.operator.named_parameters() if "project" in name or "shift" in name
+        )
+
+
+def test_comparing_with_the_operator_that_is_chosen_anyway_is_refused(tiny_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"compare_operators is \['add'\], but the recipe fuses by 'add' anyway; name other operators"):
+        Run.load(tiny_recipe(tmp_path, pretrain={"compare_operators": ["add"]}))

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biollm.core.errors import DataError
+from biollm.modeling.channels import FusionSpec
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
-from biollm.modeling.fusion import FusionSpec
-from biollm.modeling.tracks import TrackConfig
 from biollm.training.examples import Example, TrainingPlan, check_lengths, divide_long, encode_corpus, encode_texts
 
 
@@ -68,16 +67,17 @@ def test_documents_follow_the_records_with_their_special_tokens_and_names(tiny_r
         assert example.name == name
 
 
-def test_documents_of_a_fused_model_have_features_for_every_token(tiny_results: Path, encoder: Encoder) -> None:
-    channel = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=16)
-    spec = FusionSpec(operator="add", channels=[channel], mean=[0.0], scale=[1.0], hidden_size=32)
+def test_documents_of_a_fused_model_have_features_for_every_token(
+    tiny_results: Path, encoder: Encoder, fusion_spec: Callable[..., FusionSpec]
+) -> None:
+    spec = fusion_spec("cpg")
     records = read_records(tiny_results / "ingest", "validation").head(5)
     for example, sequence in zip(encode_corpus(records, encoder, spec), records["sequence"], strict=True):
         assert example.features is not None
-        assert example.features.shape == (len(example.ids), 3)
+        assert example.features.shape == (len(example.ids), 4)
         assert not example.features[[0, -1]].any()
-        # the tracks of the corpus are those that the model computes from the sequence on its own
-        np.testing.assert_allclose(example.features, spec.features(spec.compute(sequence), example.residues), rtol=1e-6)
+        assert example.features[1:-1].any()
+        np.testing.assert_array_equal(example.features, spec.features(sequence, {}, example.residues))
 
 
 @pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder-decoder"])
@@ -103,9 +103,10 @@ def test_a_record_longer_than_the_model_reads_is_refused_by_name(examples: list[
 
 
 @given(st.integers(3, 40))
-def test_a_long_document_in_parts_has_all_its_tokens_once(tiny_results: Path, encoder: Encoder, capacity: int) -> None:
-    channel = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=16)
-    spec = FusionSpec(operator="add", channels=[channel], mean=[0.0], scale=[1.0], hidden_size=32)
+def test_a_long_document_in_parts_has_all_its_tokens_once(
+    tiny_results: Path, encoder: Encoder, fusion_spec: Callable[..., FusionSpec], capacity: int
+) -> None:
+    spec = fusion_spec("cpg")
     whole = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, spec)[0]
     parts = divide_long([whole], capacity)
     assert all(len(part.ids) <= capacity for part in parts)

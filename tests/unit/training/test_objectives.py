@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biollm.core.errors import ConfigError
+from biollm.modeling.channels import FusionSpec
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder, by_length
-from biollm.modeling.fusion import FusionSpec
 from biollm.modeling.loading import load_config
-from biollm.modeling.tracks import TrackConfig
 from biollm.training.batches import pack_questions, pad_questions
 from biollm.training.examples import Example, encode_corpus, encode_texts
 from biollm.training.objectives import IGNORED, Objective, Question, make_objective
+from biollm.training.tracks import TrackQuestion
 
 SEEDS = st.integers(0, 10**6)
 TEXT = "Abnormality of the TATA-binding protein in the cell, seen in two of three families with seizures."
@@ -88,19 +88,19 @@ def test_hidden_spans_have_the_mean_length_that_was_asked_for(dna: tuple[Encoder
 
 
 @given(SEEDS)
-def test_computed_tracks_never_tell_the_hidden_bases(tiny_results: Path, seed: int) -> None:
+def test_computed_tracks_never_tell_the_hidden_bases(tiny_results: Path, fusion_spec: Callable[..., FusionSpec], seed: int) -> None:
     encoder = Encoder(tiny_results / "expand")
-    track = TrackConfig(name="cpg", kind="cpg_observed_expected", window_bases=8)
-    spec = FusionSpec(operator="add", channels=[track], mean=[0.5], scale=[1.0], hidden_size=32)
-    example = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, spec)[0]
-    objective = Objective("masked", "encoder", encoder, spec, mask_id=encoder.mask_id, rate=0.3)
+    example = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, fusion_spec("cpg"))[0]
+    objective = Objective("masked", "encoder", encoder, mask_id=encoder.mask_id, rate=0.3)
     question = objective.ask(example, seed)
     hidden = np.repeat(asked(question), example.residues)
     other = "".join("CG"[i % 2] if h else base for i, (base, h) in enumerate(zip(example.sequence, hidden, strict=True)))
-    assert question.features is not None
-    assert (question.features == objective.ask(replace(example, sequence=other), seed).features).all()
-    assert (question.features[asked(question)] == 0).all(), "not even how many bases a hidden token has"
-    assert (question.features != 0).any()
+    same = objective.ask(replace(example, sequence=other), seed)
+    assert question.tracks is not None
+    assert same.tracks is not None
+    assert (question.tracks.features == same.tracks.features).all()
+    assert (question.tracks.features[asked(question)] == 0).all(), "not even how many bases a hidden token has"
+    assert (question.tracks.features != 0).any()
 
 
 def test_questions_follow_the_seed(dna: tuple[Encoder, list[Example]]) -> None:
@@ -197,7 +197,7 @@ def _question(length: int, **more: object) -> Question:
 
 def test_a_packed_batch_holds_its_documents_by_length_and_nothing_else() -> None:
     features = [np.full((n, 3), n, dtype=np.float32) for n in (5, 2, 3)]
-    batch = pack_questions([_question(n, features=f) for n, f in zip((5, 2, 3), features, strict=True)], first_position=2)
+    batch = pack_questions([_question(n, tracks=TrackQuestion(f)) for n, f in zip((5, 2, 3), features, strict=True)], first_position=2)
     assert batch["lengths"].tolist() == [2, 3, 5]
     assert batch["position_ids"].tolist() == [[2, 3, 2, 3, 4, 2, 3, 4, 5, 6]]
     assert batch["input_ids"].tolist() == [[100, 101, 100, 101, 102, 100, 101, 102, 103, 104]]

@@ -52,6 +52,14 @@ def cut(work: Path, step: int) -> None:
             shutil.rmtree(folder)
 
 
+def test_zero_1_in_one_process_gives_what_zero_0_gives(pretrain: Pretrain, tmp_path: Path) -> None:
+    """It passes the gradients on in small parts, since nothing is reduced."""
+    plain, sharded = (pretrain("decoder", tmp_path / str(zero), zero=zero, gradient_accumulation=2) for zero in (0, 1))
+    assert losses(sharded) == pytest.approx(losses(plain), rel=1e-6)
+    for name, weights in plain.weights.items():
+        torch.testing.assert_close(sharded.weights[name], weights, rtol=1e-5, atol=1e-6, msg=name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_two_processes_give_what_one_gives_and_go_on_where_they_were_cut(pretrain: Pretrain, tmp_path: Path, zero: int) -> None:

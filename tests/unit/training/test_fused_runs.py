@@ -1,0 +1,119 @@
+"""Runs of a fused model with measured tracks: by any ZeRO stage, in several processes, cut and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from biollm.modeling.corpus import read_records
+from biollm.modeling.encoding import Encoder
+from biollm.modeling.loading import load_model
+from biollm.pretrain.config import Config
+from biollm.pretrain.task import make_module
+from biollm.stages import BY_NAME, Run
+from biollm.training.examples import divide_long, encode_corpus, open_tracks
+from biollm.training.run import RunSettings, Trained, load_trained, train
+from biollm.training.task import Recipe
+
+TrainFused = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def train_fused(measured: Run, tmp_path_factory: pytest.TempPathFactory) -> TrainFused:
+    model = tmp_path_factory.mktemp("still") / "model"  # without dropout, which processes draw differently
+    shutil.copytree(measured.results / "expand", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+
+    def run(work: Path, **settings: Any) -> Trained:
+        base = {"steps": 4, "batch_size": 4, "row_tokens": 64, "precision": "fp32", "trackers": [], "log_steps": 1, "checkpoint_steps": 2}
+        tracks = {"weight": 1.0, "channel_dropout": 0.3, "site_dropout": 0.1}
+        config = Config(**base | {"tracks": tracks} | settings)
+        places = {"corpus": str(measured.results / "ingest"), "model": str(model), "modality": "dna", "general": []}
+        arguments = places | {"config": config.model_dump(), "seed": 5, "weights": None, "new_rows_from": None}
+        return train(Recipe("biollm.pretrain.task:build", arguments), config, RunSettings(5, "test"), work=work, logs=work / "logs")
+
+    return run
+
+
+def losses(trained: Trained) -> list[float]:
+    return [point["loss_nats"] for point in trained.history]
+
+
+@pytest.fixture(scope="module")
+def of_one_process(train_fused: TrainFused, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_fused(tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_fusion_is_trained_alike_by_every_zero_stage_in_two_processes(
+    train_fused: TrainFused, of_one_process: Trained, tmp_path: Path, zero: int
+) -> None:
+    two = train_fused(tmp_path, processes=2, zero=zero)
+    assert any(".operator.head" in name for name in two.weights)
+    assert losses(two) == pytest.approx(losses(of_one_process), rel=1e-4)
+    for name, weights in of_one_process.weights.items():
+        torch.testing.assert_close(two.weights[name], weights, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_fused_run_that_was_cut_goes_on_to_the_same_bits(train_fused: TrainFused, of_one_process: Trained, tmp_path: Path) -> None:
+    train_fused(tmp_path)
+    shutil.rmtree(tmp_path / "trained")
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    again = train_fused(tmp_path)
+    assert losses(again) == losses(of_one_process)
+    assert all(torch.equal(again.weights[name], weights) for name, weights in of_one_process.weights.items())
+
+
+def test_everything_that_fusion_adds_is_trained_and_saved(of_one_process: Trained, measured: Run) -> None:
+    model = measured.results / "expand"
+    settings = Config(steps=4, tracks={"weight": 1.0})
+    before = make_module(model, Encoder(model), settings).state_dict()
+    module = make_module(model, Encoder(model), settings)
+    load_trained(module, of_one_process.weights)
+    for name, weights in module.state_dict().items():
+        if ".operator." in name and not name.endswith("head.weight"):  # the head is drawn from no seed: it begins at zero
+            assert not torch.equal(weights, before[name]), name
+
+
+def test_a_prediction_head_learns_what_the_tracks_are(measured: Run) -> None:
+    """The adapted model knows more of hidden values than it did: the auxiliary loss reaches it."""
+    model = load_model(measured.results / "pretrain")
+    assert model.operator is not None
+    assert model.operator.head is not None
+    assert float(model.operator.head.weight.detach().abs().sum()) > 0
+
+
+def test_parts_of_a_long_record_have_their_own_part_of_the_tracks(measured: Run) -> None:
+    folder, corpus = measured.results / "pretrain", measured.results / "ingest"
+    spec = load_model(folder).spec
+    (whole,) = encode_corpus(read_records(corpus, "test").head(1), Encoder(folder), spec, open_tracks(corpus, spec))
+    parts = divide_long([whole], 9)
+    assert len(parts) > 1
+    levels = [part.tracks["mC"].level for part in parts if part.tracks is not None]
+    assert whole.tracks is not None
+    np.testing.assert_array_equal(np.concatenate(levels), whole.tracks["mC"].level)
+    assert all(part.features is not None and len(part.features) == len(part.ids) for part in parts)
+
+
+def test_fine_tuning_reads_measured_tracks_and_its_adapter_carries_the_fusion(measured: Run, tmp_path: Path) -> None:
+    shutil.copytree(measured.results, tmp_path / "results")
+    method = "{name: lora, steps: 2, batch_size: 4, learning_rate: 0.01, precision: fp32, log_steps: 1, checkpoint_steps: 2, trackers: []}"
+    run = Run.load(measured.path, [f"finetune={{label: coding, methods: [{method}]}}"], tmp_path / "results")
+    artifact, _ = run.run_stage(BY_NAME["finetune"])
+    adapted = load_model(artifact.folder / "lora")
+    assert adapted.spec is not None
+    assert adapted.spec.channel_names == ["cpg", "mC"]
+    before = load_model(measured.results / "pretrain").operator
+    assert adapted.operator is not None
+    assert before is not None
+    changed = [n for n, p in adapted.operator.state_dict().items() if not torch.equal(p, before.state_dict()[n])]
+    assert any("project" in name for name in changed), "fusion is trained whole beside an adapter"
