@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from biollm.core.alphabets import DOUBLE_STRANDED
 from biollm.core.errors import BiollmError
 from biollm.core.machine import available_memory_gib, usable_cores
 from biollm.core.resources import digest_resource, resolve_base
@@ -155,7 +156,7 @@ def _trainings(run: Run, usual: str) -> Iterator[_Training]:
     if pretrain is not None:
         objective = usual if pretrain.objective == "auto" else pretrain.objective
         yield _Training(pretrain, pretrain.row_tokens, 1.0 if objective in ("causal", "prefix") else pretrain.mask_rate)
-    per_record = ingest.window_bases // 4 if ingest is not None and ingest.modality in ("dna", "rna") else _TOKENS_OF_A_TEXT
+    per_record = ingest.window_bases // 4 if ingest is not None and ingest.modality in DOUBLE_STRANDED else _TOKENS_OF_A_TEXT
     for method in finetune.methods if finetune is not None else []:
         yield _Training(method, per_record, 1.0 if finetune.task == "instruction" else 0.0)
 

@@ -10,20 +10,24 @@ from typing import Literal
 
 import numpy as np
 
-Modality = Literal["dna", "rna", "protein", "smiles", "text"]
+Modality = Literal["dna", "methylated_dna", "rna", "protein", "smiles", "text"]
+DOUBLE_STRANDED: tuple[Modality, ...] = ("dna", "methylated_dna", "rna")  # sequences that have a reverse complement
 
 # The letters that a DNA corpus holds. Case is folded up at the door (soft masking is not kept).
 DNA = "ACGTN"
 RNA = "ACGUN"
+# M: a methylated C; W: a G whose C on the other strand is methylated.
+METHYLATED = "ACGTNMW"
 PROTEIN = string.ascii_uppercase
 SMILES = string.ascii_letters + string.digits + "()[]=#@+-%./\\*:$"
 # IUPAC ambiguity codes mean "one of several bases": they become N, counted. U is RNA's spelling of T.
 DNA_AMBIGUOUS = "RYSWKMBDHV"
 DNA_ACCEPTED = "ACGTUN" + DNA_AMBIGUOUS
 DNA_FOLD = str.maketrans({"U": "T"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
+_METHYLATED_FOLD = str.maketrans({"U": "T"} | dict.fromkeys("RYSKBDHV", "N"))
 RNA_FOLD = str.maketrans({"T": "U"} | dict.fromkeys(DNA_AMBIGUOUS, "N"))
 
-_COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+_COMPLEMENT = str.maketrans("ACGTNMW", "TGCANWM")
 # The same for arrays of ASCII codes, with the ambiguity codes; other codes stand for themselves.
 COMPLEMENT_CODES = np.arange(256, dtype=np.uint8)
 COMPLEMENT_CODES[list(b"ACGTMRWSYKVHDBN")] = list(b"TGCAKYWSRMBDHVN")
@@ -67,6 +71,7 @@ class Alphabet:
 _ASCII_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 ALPHABETS: dict[str, Alphabet] = {
     "dna": Alphabet(DNA, DNA_ACCEPTED, unknown="N", fold=DNA_FOLD),
+    "methylated_dna": Alphabet(METHYLATED, METHYLATED + "URYSKBDHV", unknown="N", fold=_METHYLATED_FOLD),
     "rna": Alphabet(RNA, DNA_ACCEPTED, unknown="N", fold=RNA_FOLD),
     "protein": Alphabet(PROTEIN, PROTEIN, unknown="X"),
     "smiles": Alphabet(SMILES, SMILES, folds_case=False),
@@ -75,10 +80,10 @@ ALPHABETS: dict[str, Alphabet] = {
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand, read 5' to 3'. Expects upper-case ACGTN.
+    """The other strand, read 5' to 3'. Expects upper-case ACGTN, and M and W of methylated DNA.
 
-    >>> reverse_complement("AACGN")
-    'NCGTT'
+    >>> reverse_complement("AACGN"), reverse_complement("TMG")
+    ('NCGTT', 'CWA')
     """
     return sequence.translate(_COMPLEMENT)[::-1]
 

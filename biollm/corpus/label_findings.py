@@ -95,7 +95,7 @@ def _shortcuts(
     length = shortcuts.predict(shortcuts.length_features(unique), classes[heads], False)
     yield from _shortcut("length", "the length of the sequence", length, name)
     if options.modality != "text":
-        letters = "ACGU" if options.modality == "rna" else "ACGT"
+        letters = {"rna": "ACGU", "methylated_dna": "ACGTMW"}.get(options.modality, "ACGT")
         composition = shortcuts.predict(shortcuts.composition_features(unique, letters), classes[heads], True)
         yield from _shortcut("composition", "the composition of the sequence", composition, name)
 

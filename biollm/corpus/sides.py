@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from biollm.core.alphabets import ALPHABETS, Modality
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality
 from biollm.core.errors import DataError
 from biollm.corpus.options import AuditOptions
 from biollm.corpus.similarity import IntArray
@@ -120,7 +120,7 @@ def _check_letters(sequences: pl.Series, ids: pl.Series, modality: Modality) -> 
     foreign = sequences.str.contains(f"{'(?i)' if alphabet.folds_case else ''}[^{re.escape(alphabet.accepted)}]").fill_null(False)
     for row in foreign.arg_true().to_list():
         if (position := alphabet.foreign(raw := sequences[row])) is not None:
-            guess = " (protein? say so with modality)" if modality in ("dna", "rna") and raw[position].upper() in "EFILPQ" else ""
+            guess = " (protein? say so with modality)" if modality in DOUBLE_STRANDED and raw[position].upper() in "EFILPQ" else ""
             raise DataError(
                 f"{ids[row]}: {raw[position]!r} at position {position + 1} of the sequence; {modality} sequences may hold "
                 f"{alphabet.accepted}{guess}; set another modality, or mend the row"

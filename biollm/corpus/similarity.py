@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from biollm.core.alphabets import Modality
+from biollm.core.alphabets import DOUBLE_STRANDED, Modality
 from biollm.corpus import kernels
 
 IntArray = NDArray[np.int64]
@@ -60,6 +60,7 @@ class KmerPlan:
 # SMILES: spelling is not structure (a ring opens a long common string), so stretches are not counted at all.
 PLANS: dict[str, KmerPlan] = {
     "dna": KmerPlan(short=12, long=30, least=20, stretch=0.1),
+    "methylated_dna": KmerPlan(short=12, long=30, least=20, stretch=0.1),
     "rna": KmerPlan(short=12, long=30, least=20, stretch=0.1),
     "protein": KmerPlan(short=4, long=12, least=5, stretch=0.25),
     "smiles": KmerPlan(short=6, long=0, least=10, stretch=1.0),
@@ -85,7 +86,7 @@ class Encoded:
 
     @property
     def nucleotides(self) -> bool:
-        return self.modality in ("dna", "rna")
+        return self.modality in DOUBLE_STRANDED
 
     def take(self, rows: IntArray) -> Encoded:
         """These rows, in this order."""
@@ -241,6 +242,7 @@ def _symbol_table(symbols: dict[str, int], folds_case: bool) -> NDArray[np.uint8
 _BASES = dict(zip("ACGTU", (0, 1, 2, 3, 3), strict=True))
 _TABLES = {
     "dna": _symbol_table(_BASES, folds_case=True),
+    "methylated_dna": _symbol_table(_BASES | {"M": 1, "W": 2}, folds_case=True),  # methylated or not, it is the same sequence
     "rna": _symbol_table(_BASES, folds_case=True),
     "protein": _symbol_table({letter: ord(letter) for letter in "ABCDEFGHIJKLMNOPQRSTUVWYZ"}, folds_case=True),  # X is "not known"
     "smiles": _symbol_table({chr(code): code for code in range(33, 127)}, folds_case=False),

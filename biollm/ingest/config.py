@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
-from biollm.core.alphabets import Modality
+from biollm.core.alphabets import DOUBLE_STRANDED, Modality
 from biollm.core.recipe import Section
 from biollm.corpus.options import AuditOptions
 from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.sites.config import SiteOptions
-from biollm.modeling.tracks import TrackConfig
+from biollm.modeling.tracks import TRACK_NAME, TrackConfig
 
 _COLUMN_NAME = r"^[a-z][a-z0-9_]*$"
 _ALIGNED = ("dna", "rna", "protein")  # what MMseqs2 reads
@@ -115,11 +115,22 @@ class LabelConfig(Section):
 class SiteTrack(Section):
     """A measured track: methylation calls or any other signal along the genome."""
 
-    name: str = Field(pattern=_COLUMN_NAME, description="the channel's name; the columns are track_<name> and coverage_<name>")
+    name: str = Field(pattern=TRACK_NAME, description="the channel's name; the columns are track_<name> and coverage_<name>")
     kind: Literal["sites"] = Field(description="measured values at positions of the genome")
     files: str = Field(description="Bismark, bedMethyl, CGmap, allc, BSMAP, bedGraph, bigWig, array table, or BAM with MM/ML tags")
     source: str | None = Field(default=None, description="the source whose sequences the positions lie on; default: the only one")
     sites: SiteOptions = Field(default=SiteOptions(), description="how the files are read")
+
+
+class CytosineLetters(Section):
+    """Methylation written into the sequences themselves, for models without fusion: the alternative to `expand.fusion`."""
+
+    written: Literal["bisulfite", "methylation"] = Field(
+        description="bisulfite: an unmethylated C is read as T, as sequencing reads it (of the window's own strand); methylation: a "
+        "methylated C is the letter M, a G opposite one W (modality methylated_dna)"
+    )
+    tracks: list[str] = Field(min_length=1, description="names of `tracks` that hold the levels; a C that none has a value for stays C")
+    threshold: float = Field(default=0.5, gt=0, le=1, description="methylated from this level on")
 
 
 class SplitConfig(Section):
@@ -202,6 +213,7 @@ class Config(Section):
     max_unknown_fraction: float = Field(default=0.05, ge=0, le=1, description="windows with a larger share of N are dropped")
     labels: list[LabelConfig] = []
     tracks: list[Track] = []
+    cytosines: CytosineLetters | None = Field(default=None, description="write methylation into the sequences")
     duplicates: DuplicateConfig = DuplicateConfig()
     split: SplitConfig = SplitConfig()
     audit: AuditOptions = Field(default=AuditOptions(), description="the leak audit of the finished corpus")
@@ -218,8 +230,11 @@ class Config(Section):
     def _sources_are_of_one_kind(self) -> Config:
         if len(kinds := {source.kind for source in self.sources}) > 1:
             raise ValueError(f"sources are {sorted(kinds)}; one corpus is made of one kind: write a recipe for each")
-        if self.kind != "records" and self.modality not in ("dna", "rna"):
+        if self.kind != "records" and self.modality not in DOUBLE_STRANDED:
             raise ValueError(f"modality is {self.modality}, but {self.kind} are nucleotides; give `records`, or modality dna or rna")
+        wanted = "dna" if self.cytosines is None or self.cytosines.written == "bisulfite" else "methylated_dna"
+        if self.kind == "sequences" and self.modality != "rna" and self.modality != wanted:
+            raise ValueError(f"modality is {self.modality}, but with these cytosines windows are {wanted}; set modality: {wanted}")
         if self.kind != "sequences" and (self.labels or self.tracks or self.features):
             raise ValueError(
                 "labels, tracks and features of windows need a source with `sequences`; labels of records stand in `read.labels`"
@@ -263,6 +278,17 @@ class Config(Section):
                 raise ValueError(f"track '{track.name}': say which source it lies on; sources are {names}")
             if track.source is not None and track.source not in names:
                 raise ValueError(f"track '{track.name}': no source is called '{track.source}'; sources are {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _cytosines_have_levels(self) -> Config:
+        if self.cytosines is None:
+            return self
+        if self.kind != "sequences" or self.modality == "rna":
+            raise ValueError("cytosines are written in windows of DNA `sequences`; for reads set read_bam.convert_cytosines")
+        names = [track.name for track in self.site_tracks]
+        if unknown := [name for name in self.cytosines.tracks if name not in names]:
+            raise ValueError(f"cytosines.tracks names {unknown}, but the measured tracks are {names}; the names must agree")
         return self
 
     @property

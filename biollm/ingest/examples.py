@@ -12,6 +12,7 @@ import polars as pl
 from biollm.core.errors import DataError
 from biollm.core.job import Job
 from biollm.core.progress import progress
+from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.ingest.config import Config, SourceConfig, split_member
 from biollm.ingest.reads.methylbert import read_methylbert_table
 from biollm.ingest.reads.records import read_records as read_bam
@@ -45,11 +46,18 @@ def read_examples(job: Job[Config]) -> Examples:
         table = pl.concat(tables, how="diagonal")
     except pl.exceptions.SchemaError as error:
         raise DataError(f"the sources disagree on a column: {str(error).splitlines()[0]}; give it one type in all of them") from None
+    table = table.with_columns(_without_values(table, name) for name in table.columns if name.startswith((TRACK, COVERAGE)))
     if (twice := table.filter(pl.col("id").is_duplicated())).height:
         name = twice["id"][0]
         where = twice.filter(pl.col("id") == name)["source"].to_list()
         raise DataError(f"record id '{name}' stands in the sources {where}; ids must differ over all sources: rename or remove one")
     return Examples(table, dropped, pl.concat(rows), sources)
+
+
+def _without_values(table: pl.DataFrame, column: str) -> pl.Expr:
+    """A track that the records of another source do not carry: there, missing at every residue."""
+    missing = pl.lit(None, dtype=table.schema[column].inner).repeat_by(pl.col("sequence").str.len_chars())  # type: ignore[attr-defined]
+    return pl.when(pl.col(column).is_null()).then(missing).otherwise(pl.col(column)).alias(column)
 
 
 def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:

@@ -27,6 +27,7 @@ from biollm.core.progress import progress
 from biollm.corpus.columns import LABEL, RECORDS, TRACK
 from biollm.ingest.annotation import Annotation, covered_bases
 from biollm.ingest.config import Config, SourceConfig
+from biollm.ingest.cytosines import write_cytosines
 from biollm.ingest.fasta import Contig
 from biollm.ingest.genomes import read_genome
 from biollm.ingest.site_tracks import SiteTracks
@@ -300,8 +301,12 @@ def _table(contig: Contig, rows: pl.DataFrame, config: Config, measured: Any) ->
     for track in config.computed_tracks:
         values = [compute_track(track, str(sequence)) for sequence in sequences]
         table = table.append_column(TRACK + track.name, _lists(np.concatenate(values), windows))
+    levels = {}
     for name, flat in measured.columns(windows):
         table = table.append_column(name, _lists(flat, windows))
+        levels[name.removeprefix(TRACK)] = flat
+    if config.cytosines is not None:
+        sequences = write_cytosines(sequences, [levels[track] for track in config.cytosines.tracks], config.cytosines)
     return table.append_column("sequence", sequences)
 
 

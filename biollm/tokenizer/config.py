@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from biollm.core.alphabets import ALPHABETS, Modality
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality
 from biollm.core.recipe import Section
 from biollm.modeling.domain import Kind
 
@@ -34,7 +34,7 @@ class Config(Section):
     overlapping: bool = Field(
         default=False, description="for kind kmer: a token at every position; the tokenizer then reads k-mers with spaces between"
     )
-    reverse_complement: bool = Field(default=False, description="for dna and rna: train on both strands")
+    reverse_complement: bool = Field(default=False, description="for DNA and RNA: train on both strands")
     files: list[str] = Field(
         default=[],
         description="train on these instead of the corpus: FASTA, one sequence per line, or a table (plain or gzip; Parquet); 1 in 20 "
@@ -65,7 +65,7 @@ class Config(Section):
         """What does not fit a modality, if anything does not."""
         if self.kind == "kmer" and modality == "text":
             return "kind is kmer, but text has no k-mers; choose bpe, wordpiece, unigram or char"
-        if self.reverse_complement and modality not in ("dna", "rna"):
+        if self.reverse_complement and modality not in DOUBLE_STRANDED:
             return f"reverse_complement is true, but {modality} has no second strand; remove it"
         if self.kind in ("bpe", "wordpiece", "unigram") and self.vocab_size < (least := least_vocab_size(self.kind, modality)):
             return below_alphabet(self.kind, modality, self.vocab_size, least)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from biollm.core.alphabets import ALPHABETS, Modality, canonical, reverse_complement, reverse_complement_rna
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality, canonical, reverse_complement, reverse_complement_rna
 
 # Contigs are cut into blocks before some are held out: else all of a chromosome would be held out or none.
 BLOCK_BASES = 2048
@@ -51,7 +51,7 @@ def sample_evenly(sequences: list[str], max_residues: int) -> list[str]:
 
 def both_strands(sequences: Iterable[str], modality: Modality) -> Iterator[str]:
     """Each sequence, and behind it its reverse complement."""
-    opposite = reverse_complement if modality == "dna" else reverse_complement_rna
+    opposite = reverse_complement_rna if modality == "rna" else reverse_complement
     for sequence in sequences:
         yield sequence
         yield opposite(sequence)
@@ -72,7 +72,7 @@ def training_words(sequences: Iterable[str], modality: Modality) -> Iterator[str
 
 
 def _blocks(sequence: str, modality: Modality) -> Iterator[str]:
-    if modality in ("dna", "rna"):
+    if modality in DOUBLE_STRANDED:
         yield from (sequence[i : i + BLOCK_BASES] for i in range(0, len(sequence), BLOCK_BASES))
     else:
         yield sequence
@@ -80,6 +80,6 @@ def _blocks(sequence: str, modality: Modality) -> Iterator[str]:
 
 def _hash(sequence: str, modality: Modality) -> int:
     key = sequence
-    if modality in ("dna", "rna"):
+    if modality in DOUBLE_STRANDED:
         key = canonical(sequence.replace("U", "T"))
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

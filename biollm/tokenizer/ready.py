@@ -39,7 +39,7 @@ _SOURCES = {
         "`probe.txt` holds some of these molecules and is under that licence too; the package is under Apache-2.0"
     ),
 }
-_TITLES = {"dna": "DNA", "rna": "RNA", "protein": "proteins", "smiles": "SMILES", "text": "text"}
+_TITLES = {"dna": "DNA", "methylated_dna": "methylated DNA", "rna": "RNA", "protein": "proteins", "smiles": "SMILES", "text": "text"}
 _NOTES = {
     "dna": "Each contig is cut into blocks of 2,048 bases, of which 1 in 20 is held out. Sister species carry the same chromosome, so a "
     "held-out block mostly has relatives among the trained ones: on other genomes expect fewer bases per token. N stands in no token but "

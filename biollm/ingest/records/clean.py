@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from biollm.core.alphabets import ALPHABETS, Modality
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality
 from biollm.ingest.records.config import SmilesOptions
 from biollm.ingest.records.source import load_extra
 
 INVALID = "invalid SMILES"
 BLANK = "blank sequence"
 # What `Cleaned.altered` counts, by modality.
-ALTERED = {"dna": "ambiguous bases read as N", "rna": "ambiguous bases read as N", "protein": "final stops (*) taken off"}
+_UNKNOWN_BASES = "ambiguous bases read as N"
+ALTERED = {"dna": _UNKNOWN_BASES, "methylated_dna": _UNKNOWN_BASES, "rna": _UNKNOWN_BASES, "protein": "final stops (*) taken off"}
 
 
 class Cleaned(NamedTuple):
@@ -78,7 +79,7 @@ def _hint(letter: str, sequence: str, modality: Modality) -> str:
         return "take the white space out first"
     if letter == "*":
         return "a stop inside the sequence, so split or remove the record"
-    if modality in ("dna", "rna") and sum(residue in "EFILPQefilpq" for residue in sequence[:1000]) > 0.05 * len(sequence[:1000]):
+    if modality in DOUBLE_STRANDED and sum(residue in "EFILPQefilpq" for residue in sequence[:1000]) > 0.05 * len(sequence[:1000]):
         return "this looks like protein, so mend the modality"
     return "mend or remove the record"
 

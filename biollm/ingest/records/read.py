@@ -24,6 +24,7 @@ _BATCH_ROWS = 1 << 16
 # Columns that hold the sequence where the options name none, by modality; the case of letters does not count.
 _SEQUENCE_COLUMNS = {
     "dna": ("sequence", "seq", "dna"),
+    "methylated_dna": ("sequence", "seq", "dna"),
     "rna": ("sequence", "seq", "rna"),
     "protein": ("sequence", "seq", "peptide", "protein"),
     "smiles": ("smiles", "canonical_smiles"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,26 @@ def test_zstd_and_bgzip_are_read_and_refused_when_cut(tmp_path: Path) -> None:
     assert "the bgzip file has no end block" in refusal(tmp_path, whole[:-28], "b.fa.gz")
 
 
+@pytest.mark.parametrize("name", ["a.fa", "a.fa.gz"])
+def test_short_records_among_long_ones_stay_what_they_are(tmp_path: Path, name: str) -> None:
+    """Thousands in a chunk, behind ones of many chunks; the room for letters grows where the size is not known before."""
+    rng = random.Random(0)
+    lengths = [*[50] * 5000, 3_000_000, *range(1, 200), 1, 2_500_000, 700_000, *[3] * 20_000]
+    sequences = ["".join(rng.choices("ACGT", k=length)) for length in lengths]
+    content = "".join(f">r{i} x\n{sequence}\n" for i, sequence in enumerate(sequences)).encode()
+    found = records(tmp_path, gzip.compress(content, 1) if name.endswith("gz") else content, name)
+    assert found == [(f"r{i}", sequence) for i, sequence in enumerate(sequences)]
+
+
+def test_what_is_wrong_behind_short_records_is_named_with_its_line_once_they_were_given(tmp_path: Path) -> None:
+    file = tmp_path / "a.fa"
+    file.write_text("".join(f">r{i}\nACGT\nAC\n" for i in range(1000)) + ">bad\nAC\nGTJ\n>c\nA\n")
+    contigs = read_contigs([file], SequencePolicy())
+    assert [(contig.name, contig.line) for contig in islice(contigs, 1000)] == [(f"r{i}", 3 * i + 1) for i in range(1000)]
+    with pytest.raises(DataError, match=r"line 3003: record 'bad' holds 'J' at position 5"):
+        next(contigs)
+
+
 @given(st.data())
 def test_any_layout_of_lines_reads_as_the_plain_way(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Against the slowest reader there is; chunks of a few bytes, so that every border falls everywhere."""
@@ -223,6 +244,7 @@ def test_any_layout_of_lines_reads_as_the_plain_way(tmp_path_factory: pytest.Tem
     file.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fasta, "_CHUNK_BYTES", data.draw(st.integers(1, 200)))
+        patch.setattr(fasta, "_HEADERS", data.draw(st.integers(1, 3)))
         found = [(contig.name, bytes(contig.sequence).decode()) for contig in read([file])]
     assert found == [(f"r{i}", sequence.upper().replace("U", "T")) for i, sequence in enumerate(sequences)]
 

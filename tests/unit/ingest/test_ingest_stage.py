@@ -21,11 +21,12 @@ from pydantic import ValidationError
 from biollm.core.alphabets import reverse_complement
 from biollm.core.errors import DataError, ResourceError
 from biollm.core.job import Job
+from biollm.corpus.columns import RECORDS
 from biollm.doctor import examine
 from biollm.ingest import genome
 from biollm.ingest.config import Config
 from biollm.ingest.stage import run
-from biollm.modeling.corpus import read_records, read_tracks
+from biollm.modeling.corpus import TrackTable
 from biollm.stages import Run
 
 Dna = Callable[[int, int], str]
@@ -47,7 +48,7 @@ def ingest(folder: Path, fasta: str, gff: str | None = None, **config: Any) -> t
     settings = Config.model_validate(values | config)
     job = Job(config=settings, seed=seed, inputs={}, out=folder, work=folder, logs=folder, recipe_folder=folder, base_model="none")
     facts = run(job)
-    return read_records(folder), facts
+    return pl.read_parquet(folder / RECORDS), facts
 
 
 def test_windows_are_the_sequence_cut_in_order_and_the_tail_is_counted(tmp_path: Path, dna: Dna, fasta_text: Text) -> None:
@@ -138,7 +139,7 @@ def test_a_missing_track_value_is_null_and_never_nan_or_zero(tmp_path: Path, dna
     assert table["track_cpg"][0].to_list() == [None] * 20
     assert all(value is None or np.isfinite(value) for values in table["track_cpg"].to_list() for value in values)
     assert any(value is not None and value > 0 for values in table["track_cpg"].to_list() for value in values)
-    ((first,), *_) = read_tracks(table, ["cpg"])
+    first = TrackTable(tmp_path, ["cpg"])[0]["cpg"].level
     assert first.dtype == np.float32
     assert np.isnan(first).all()
     assert len(first) == 20
@@ -268,7 +269,7 @@ def run_records(folder: Path, config: dict[str, Any]) -> tuple[pl.DataFrame, dic
     settings = Config.model_validate(config)
     job = Job(config=settings, seed=1, inputs={}, out=folder, work=folder, logs=folder, recipe_folder=folder, base_model="none")
     facts = run(job)
-    return read_records(folder), facts
+    return pl.read_parquet(folder / RECORDS), facts
 
 
 def test_a_labelled_table_keeps_its_groups_together(tmp_path: Path) -> None:
@@ -483,3 +484,10 @@ def test_given_splits_that_leak_stop_the_run_unless_a_reason_is_given(tmp_path: 
     _, facts = run_records(tmp_path, config | {"audit": {"leakage": {"allow": reason}}})
     assert facts["audit"]["allowed"] == reason
     assert facts["audit"]["verdict"] == "leaks"
+
+
+def test_a_track_that_one_source_does_not_carry_is_missing_at_every_residue_of_its_records() -> None:
+    from biollm.ingest.examples import _without_values
+
+    table = pl.DataFrame({"sequence": ["ACG", "AC"], "track_h": [None, [0.5, None]]}, schema_overrides={"track_h": pl.List(pl.Float32)})
+    assert table.select(_without_values(table, "track_h"))["track_h"].to_list() == [[None] * 3, [0.5, None]]
