@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from biollm.core.recipe import Section
+from biollm.core.recipe import EXECUTION, Section
+from biollm.embed.settings import LayerPooling, PoolingName, Precision, Strands
 
 ModelName = Literal["base", "expand", "pretrain"]
 
@@ -19,10 +20,27 @@ class Config(Section):
         min_length=1,
         description="base: untouched; expand: new vocabulary, untrained; pretrain: adapted",
     )
-    tokens_per_batch: int = Field(default=4096, ge=64, description="padded tokens in one forward pass: bounds memory, changes no result")
+    pooling: PoolingName | list[PoolingName] = Field(
+        default="mean", description="how token vectors become one: mean, weighted, cls, last, max, centre; a list: side by side"
+    )
+    layer: int | list[int] = Field(default=-1, description="-1: the last; 0: the token embeddings; a list: several")
+    layer_pooling: LayerPooling = Field(default="mean", description="several layers: their mean, or side by side (concat)")
+    strands: Strands = Field(
+        default="forward", description="both: mean over both strands, with tracks turned; the base reads text, which has one"
+    )
+    precision: Precision = Field(default="fp32", description="fp32, bf16, int8, or auto: bf16 where the hardware has it")
+    tokens_per_batch: int = Field(
+        default=4096, ge=64, description="tokens in one forward pass: bounds memory, changes no result", json_schema_extra=EXECUTION
+    )
     without_tracks: bool = Field(default=False, description="also embed by the adapted model with its tracks withheld (fusion ablation)")
+    shuffled_tracks: bool = Field(
+        default=False, description="also embed by the adapted model with the tracks of another record of the same split (fusion control)"
+    )
 
     def contradictions(self, recipe: Any) -> list[str]:
-        wanted = dict.fromkeys([*self.models, *(["pretrain"] if self.without_tracks else [])])
-        absent = [name for name in wanted if name != "base" and getattr(recipe, name) is None]
-        return [f"embed needs embeddings of '{name}', but the recipe has no section '{name}'; add it or leave it out" for name in absent]
+        ablations = ["pretrain"] if self.without_tracks or self.shuffled_tracks else []
+        absent = [name for name in dict.fromkeys([*self.models, *ablations]) if name != "base" and getattr(recipe, name) is None]
+        found = [f"embed needs embeddings of '{name}', but the recipe has no section '{name}'; add it or leave it out" for name in absent]
+        if self.shuffled_tracks and recipe.expand is not None and getattr(recipe.expand, "fusion", None) is None:
+            found.append("embed.shuffled_tracks needs a model with tracks; add 'fusion' to expand, or leave it out")
+        return found

@@ -1,155 +1,274 @@
-"""Embeddings from a model folder, as an array. Legend: n records, d width."""
+"""Embeddings from a model folder, as arrays. Legend: n records, d width, T tokens and L letters of a record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.progress import progress
 from biollm.core.resources import model_folder
-from biollm.modeling.encoding import Encoded, Encoder, IntArray, by_length, pad, pad_features
-from biollm.modeling.loading import load_model, token_capacity
-from biollm.modeling.pooling import overlap_weights, pool_mean
-from biollm.modeling.tracks import FEATURES_PER_CHANNEL
-
-# Consecutive windows of a long sequence share this part of the context, so that no token is seen only at a border.
-_OVERLAP = 0.25
+from biollm.embed.attention import AttentionMap, attention_map
+from biollm.embed.engine import Engine
+from biollm.embed.inputs import COLUMN, gather, is_list
+from biollm.embed.reading import GivenTracks, check_list, check_strands, check_tracks, other_strand, turned
+from biollm.embed.settings import InputKind, LayerPooling, PoolingName, Precision, Settings, Strands, TracksMode
+from biollm.embed.vectors import Records, Vectors
+from biollm.embed.windows import spread
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.encoding import IntArray
+from biollm.modeling.pooling import FloatArray
+from biollm.modeling.precision import Fidelity
 
 
 @dataclass(frozen=True)
-class _Window:
-    """A stretch of one record that fits the model. ids without special tokens; weights of its tokens in the record's mean."""
+class Embedded:
+    """vectors: (n, d) float32; tokens: (n,) int64, the tokens of each record without special ones."""
 
-    record: int
-    ids: IntArray
-    weights: NDArray[np.float32]
-    features: NDArray[np.float32] | None
+    vectors: FloatArray
+    tokens: IntArray
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """One record. vectors: (T, d) float32; spans: (T, 2) int64, the letters [start, end) of the record behind each token."""
+
+    vectors: FloatArray
+    spans: IntArray
 
 
 class Embedder:
-    """Mean-pooled embeddings of sequences or text by a model folder.
+    """Embeddings of sequences or text by a model folder: encoder, decoder, or the encoder of an encoder-decoder.
 
-    Vectors average the last layer over the real tokens: padding and special tokens are not counted. They do not depend on the
-    batch size or on neighbours (float32, differences below 1e-5). Sequences beyond the model's context are read in
-    overlapping windows and recombined, every token counting once; nothing is cut.
+    Padding, special tokens and missing tracks are never counted. Vectors depend neither on the batch size nor on neighbours (fp32:
+    differences below 1e-5), and nothing is kept from call to call. Sequences beyond the context are read in overlapping windows and
+    recombined, every token counting once; nothing is cut.
 
-    A fused folder computes its tracks from the sequence itself; tracks="off" withholds them.
+    A fused folder reads its tracks: those that follow from the sequence by itself, measured ones from `embed(…, tracks=…)`.
+    One Embedder is for one thread at a time.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        folder: str | Path,
         *,
-        input: Literal["auto", "sequence", "text"] = "auto",
-        tracks: Literal["computed", "off"] = "computed",
+        pooling: PoolingName | Sequence[PoolingName] = "mean",
+        layer: int | Sequence[int] = -1,
+        layer_pooling: LayerPooling = "mean",
+        window: int | None = None,
+        stride: int | None = None,
+        strands: Strands = "forward",
+        centre_base: int | None = None,
+        input: InputKind = "auto",
+        tracks: TracksMode = "auto",
+        precision: Precision = "fp32",
+        int8_min_cosine: float = 0.9999,
         tokens_per_batch: int = 4096,
     ) -> None:
-        """model: a folder, package:NAME/path, or a hub name. input: `auto` reads strings as the stock tokenizer.json does: runs of
-        at least its `min_run` (12) nucleotide letters are DNA, all else is text; `sequence` reads every string as DNA, however short.
-
-        Raises ResourceError if there is no such model, ConfigError if the folder is not a loadable one.
         """
-        folder = model_folder(model)
-        self._encoder = Encoder(folder)
-        if input == "sequence" and self._encoder.vocabulary is None:
-            raise ConfigError(
-                f"{model}: has no domain vocabulary, so nothing tells sequences from text; use input='text', or a merged model"
-            )
-        self._model = load_model(folder)
-        self._input, self._use_tracks, self._tokens_per_batch = input, tracks == "computed", tokens_per_batch
-        self._capacity = token_capacity(folder, self._model.stock.config) - len(self._encoder.prefix) - len(self._encoder.suffix)
+        folder: a folder, package:NAME/path, or a hub name.
+        pooling: how token vectors become one, a list: several side by side.
+            mean      every token alike
+            weighted  by position, later tokens more (for decoders)
+            cls       the first special token; of several windows their mean, by their tokens
+            last      the last token
+            max       the largest value of each dimension
+            centre    the token over one base: `centre_base`, from 0 (negative: from the end); by default the middle one
+        layer: -1 the last, 0 the token embeddings, …; of several, layer_pooling takes the mean or puts them side by side.
+        window, stride: tokens, without special ones, of a window of a long sequence, and how far apart windows begin; by default what
+            the model can read, and three quarters of it.
+        strands: both: the mean of the embeddings of a sequence and its reverse complement (DNA and RNA), with its tracks turned.
+        input: auto: strings are read as the stock tokenizer.json does: runs of at least its `min_run` (12) nucleotide letters are DNA,
+            all else is text; sequence: every string is a sequence, however short; text: none is.
+        tracks: off withholds the tracks of a fused model.
+        precision: fp32; bf16 where the hardware has it; int8 on a CPU: as many layers as keep a cosine of int8_min_cosine to fp32 on a
+            sample; auto: bf16 where the hardware has it, else fp32. `fidelity` says what it costs.
+        tokens_per_batch: bounds memory, and changes no result.
+
+        Raises ResourceError if there is no such model or the hardware lacks the precision, ConfigError if the folder is not a loadable
+        model or the settings do not fit it.
+        """
+        self.settings = Settings.of(
+            pooling=pooling,
+            layer=layer,
+            layer_pooling=layer_pooling,
+            window=window,
+            stride=stride,
+            strands=strands,
+            centre_base=centre_base,
+            input=input,
+            tracks=tracks,
+            precision=precision,
+            int8_min_cosine=int8_min_cosine,
+            tokens_per_batch=tokens_per_batch,
+        )
+        self._engine = Engine(model_folder(folder), self.settings)
+        _check_fits(self._engine, self.settings, str(folder))
+        self._vectors = Vectors(self._engine, self.settings)
 
     @property
     def dimension(self) -> int:
         """d, the width of the vectors."""
-        return int(self._model.stock.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return self._engine.dimension * len(self.settings.poolings)
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in: fp32, bf16 or int8."""
+        return self._engine.precision
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """What the precision costs against fp32, measured on random tokens when the model was loaded; None for fp32."""
+        return self._engine.fidelity
+
+    @property
+    def fusion(self) -> FusionSpec | None:
+        """The tracks that the model reads; None if it reads none."""
+        return self._engine.spec
+
+    @property
+    def why_padded(self) -> str | None:
+        """Why rows are padded to the longest of their batch; None if they are read without padding."""
+        return self._engine.why_padded
 
     def embed(
-        self, texts: Sequence[str], *, names: Sequence[str] | None = None, batch_size: int | None = None, show_progress: bool = True
-    ) -> NDArray[np.float32]:
-        """Embed sequences or texts, in their order: (n, d) float32.
+        self,
+        source: Any,
+        tracks: Sequence[GivenTracks] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        column: str = COLUMN,
+        id_column: str | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = True,
+    ) -> FloatArray:
+        """Embed sequences or texts, in their order: (n, d) float32. No records give (0, d).
 
-        names: what records are called in errors; batch_size: records per forward pass (default: by tokens_per_batch);
-        show_progress: a bar on stderr if it takes longer than two seconds.
-        Raises DataError naming the record for an empty string, for foreign letters with input='sequence', and for a vector that
-        is not finite. An empty list gives (0, d).
+        source: a list of strings; the Path of a FASTA or Parquet file; a data frame of polars or pandas; an AnnData, whose observations
+        are read. Of tables, `column` is read, names come from `id_column` (default: "id", where there is one), and tracks from the columns
+        track_<channel>. `biollm embed-file` is for files that do not fit into memory.
+        tracks: for each record a mapping from channel to its values, one for each base, NaN = missing (or a Track with coverages), or
+        None for a record without tracks; names: what records are called in errors; batch_size: records in a forward pass (default: by
+        tokens_per_batch); show_progress: a bar on stderr if it takes longer than two seconds.
+        Raises DataError naming the record: an empty string, foreign letters with input='sequence', tracks that do not fit, a vector that
+        is not finite.
         """
-        if isinstance(texts, str):
-            raise DataError("embed takes a list of strings, but was given one string; write [text]")
-        labels = list(names) if names is not None else [f"number {i}" for i in range(len(texts))]
-        if len(labels) != len(texts):
-            raise DataError(f"embed was given {len(texts)} texts, but {len(labels)} names; they must agree")
-        windows = [w for i, encoded in enumerate(self._encode(texts, labels)) for w in self._windows(i, labels[i], encoded, texts[i])]
-        sums = np.zeros((len(texts), self.dimension), dtype=np.float64)
-        totals = np.zeros(len(texts), dtype=np.float64)
-        batches = [[windows[i] for i in batch] for batch in by_length([len(w.ids) for w in windows], self._tokens_per_batch, batch_size)]
-        for batch in progress(batches, "embedding", unit="batch") if show_progress else batches:
-            window_sums, window_totals = self._forward(batch)
-            for window, row, total in zip(batch, window_sums, window_totals, strict=True):
-                sums[window.record] += row
-                totals[window.record] += total
-        return (sums / totals[:, None]).astype(np.float32) if len(texts) else sums.astype(np.float32)
+        if not is_list(source):
+            channels = self.fusion.channel_names if self.fusion and self.settings.tracks == "auto" else []
+            found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
+            source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
+        return self.embed_counted(source, tracks, names=names, batch_size=batch_size, show_progress=show_progress).vectors
+
+    def embed_counted(
+        self,
+        texts: Sequence[str],
+        tracks: Sequence[GivenTracks] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = True,
+    ) -> Embedded:
+        """As `embed` of a list, with the number of tokens of each record."""
+        records = self._read(texts, tracks, names, spans="centre" in self.settings.poolings)
+        centres = self._centres(records)
+        vectors = self._vectors.pooled(records, centres, batch_size, show_progress)
+        if self.settings.strands == "both":
+            from_end = [len(text) - 1 - base for text, base in zip(texts, centres, strict=True)]
+            other = self._vectors.pooled(self._other_strand(records), from_end, batch_size, show_progress)
+            vectors = (vectors + other) / np.float32(2)
+        return Embedded(vectors, np.asarray([len(found.ids) for found in records.tokens], dtype=np.int64))
+
+    def per_token(
+        self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None = None, *, names: Sequence[str] | None = None
+    ) -> list[TokenVectors]:
+        """The vector of every token of each record; tokens that several windows see are averaged. `pooling` plays no part.
+
+        Raises as `embed` does, and ConfigError for strands='both', whose tokens differ.
+        """
+        if self.settings.strands == "both":
+            raise ConfigError("per_token: the tokens of the two strands differ; use strands='forward', or per_base")
+        records = self._read(texts, tracks, names, spans=True)
+        vectors = self._vectors.of_tokens(records)
+        return [TokenVectors(of_record, found.spans) for of_record, found in zip(vectors, records.tokens, strict=True)]
+
+    def per_base(
+        self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None = None, *, names: Sequence[str] | None = None
+    ) -> list[FloatArray]:
+        """(L, d) float32 for each record: every base, residue or letter has the vector of the token that it is in.
+
+        strands='both' averages both strands at every base. Raises as `embed` does, and DataError for a letter without a token.
+        """
+        records = self._read(texts, tracks, names, spans=True)
+        forward = self._of_bases(records)
+        if self.settings.strands == "forward":
+            return forward
+        other = self._of_bases(self._other_strand(records))
+        return [(a + b[::-1]) / np.float32(2) for a, b in zip(forward, other, strict=True)]
+
+    def attention(
+        self,
+        sequence: str,
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        tracks: GivenTracks = None,
+        name: str = "number 0",
+    ) -> AttentionMap:
+        """The attention weights of one sequence, of all layers and heads or of one; they count from 0, or from behind.
+
+        The model's own attention is used again afterwards. Raises DataError for a sequence longer than a window, which has no one map;
+        ConfigError for a layer or head that does not exist, and for a model that does not tell its weights.
+        """
+        records = self._read([sequence], [tracks] if tracks is not None else None, [name], spans=True)
+        return attention_map(self._vectors, records, layer, head)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """How many tokens, without special ones, the texts have together."""
-        return sum(len(e.ids) for e in self._encode(texts, [f"number {i}" for i in range(len(texts))]))
+        return sum(len(found.ids) for found in self._vectors.read(texts, check_list(texts, None), None, spans=False).tokens)
 
-    def _encode(self, texts: Sequence[str], names: Sequence[str]) -> list[Encoded]:
-        if empty := [name for name, text in zip(names, texts, strict=True) if not text.strip()]:
-            raise DataError(f"text {empty[0]} is empty; remove it or give its content")
-        if self._input == "sequence":
-            return self._encoder.encode_sequences(texts, names)
-        if self._input == "auto" and len(texts) and all(self._encoder.is_sequence(text) for text in texts):
-            return self._encoder.encode_sequences(texts, names)
-        return self._encoder.encode_text(texts)
+    def _read(self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None, names: Sequence[str] | None, *, spans: bool) -> Records:
+        labels = check_list(texts, names)
+        checked = check_tracks(self._engine.spec, self.settings.tracks, tracks, labels)
+        return self._vectors.read(texts, labels, checked, spans=spans)
 
-    def _windows(self, record: int, name: str, encoded: Encoded, text: str) -> list[_Window]:
-        length = len(encoded.ids)
-        if length == 0:
-            raise DataError(f"text {name} has no token for this tokenizer; remove it")
-        step = max(1, int(self._capacity * (1 - _OVERLAP)))
-        starts = list(range(0, max(1, length - self._capacity + step), step)) if length > self._capacity else [0]
-        weights = overlap_weights(length, starts, self._capacity)
-        features = self._features(encoded, text)
-        return [
-            _Window(
-                record,
-                encoded.ids[start : start + self._capacity],
-                weight.numpy(),
-                features[start : start + self._capacity] if features is not None else None,
-            )
-            for start, weight in zip(starts, weights, strict=True)
-        ]
+    def _other_strand(self, records: Records) -> Records:
+        turned_texts = other_strand(self._engine.encoder, records.texts, records.names, records.tokens)
+        return self._vectors.read(turned_texts, records.names, turned(records.tracks), spans=False)
 
-    def _features(self, encoded: Encoded, text: str) -> NDArray[np.float32] | None:
-        """Track features of one record; zero (no track) for text, whose tokens stand for no residues."""
-        spec = self._model.spec
-        if spec is None or not self._use_tracks:
-            return None
-        if int(encoded.residues.sum()) != len(text):
-            return np.zeros((len(encoded.ids), len(spec.channels) * FEATURES_PER_CHANNEL), dtype=np.float32)
-        return spec.features(spec.compute(text.upper()), encoded.residues)
+    def _centres(self, records: Records) -> list[int]:
+        base = self.settings.centre_base
+        if base is None:
+            return [len(text) // 2 for text in records.texts]
+        if short := [name for name, text in zip(records.names, records.texts, strict=True) if not -len(text) <= base < len(text)]:
+            raise DataError(f"record {short[0]}: has no base {base} (centre_base counts from 0); leave it out, or set another")
+        return [base % len(text) for text in records.texts]
 
-    def _forward(self, batch: list[_Window]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        before, after = len(self._encoder.prefix), len(self._encoder.suffix)
-        ids, mask = pad([self._encoder.with_special_tokens(w.ids) for w in batch], self._encoder.pad_id or 0)
-        weights = np.zeros(ids.shape, dtype=np.float32)
-        for i, window in enumerate(batch):
-            weights[i, before : before + len(window.ids)] = window.weights
-        device = next(self._model.parameters()).device
-        features = None
-        if batch[0].features is not None:
-            rows = [np.pad(w.features, ((before, after), (0, 0))) for w in batch if w.features is not None]
-            features = torch.from_numpy(pad_features(rows, ids.shape[1])).to(device)
-        with torch.inference_mode():
-            inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
-            output = self._model(features=features, **inputs)
-            sums, totals = pool_mean(output.last_hidden_state, torch.from_numpy(weights).to(device))
-        return sums.cpu().numpy(), totals.cpu().numpy()
+    def _of_bases(self, records: Records) -> list[FloatArray]:
+        out = []
+        vectors = self._vectors.of_tokens(records)
+        for text, name, found, of_tokens in zip(records.texts, records.names, records.tokens, vectors, strict=True):
+            of_letters, covered = spread(of_tokens, found.spans, len(text))
+            if not covered.all():
+                at = int(np.flatnonzero(~covered)[0])
+                raise DataError(
+                    f"record {name}: {text[at]!r} at position {at + 1} is in no token; per_base is for sequences: use per_token"
+                )
+            out.append(of_letters)
+        return out
+
+
+def _check_fits(engine: Engine, settings: Settings, folder: str) -> None:
+    """Raises ConfigError if the model cannot do what the settings ask for."""
+    if settings.input == "sequence" and engine.encoder.vocabulary is None:
+        raise ConfigError(f"{folder}: has no domain vocabulary, so nothing tells sequences from text; use input='text', or a merged model")
+    if settings.strands == "both":
+        check_strands(engine.encoder)
+    if "cls" not in settings.poolings:
+        return
+    if not len(engine.encoder.prefix):
+        raise ConfigError(f"{folder}: pooling 'cls' needs a special token before the text, but this tokenizer puts none; use 'mean'")
+    if engine.is_causal:
+        raise ConfigError(f"{folder}: in a causal model the first token sees nothing; use pooling 'last', 'weighted' or 'mean'")

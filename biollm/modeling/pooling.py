@@ -1,11 +1,24 @@
-"""Token vectors into one vector per record. Legend: B records, T tokens, D width."""
+"""Token vectors into one vector per record. Legend: B records, N tokens of all records side by side, T tokens of one, D width.
+
+Every pooling but `max` is a weighted mean, so that it is told by the weights of the tokens alone: special tokens and padding weigh
+nothing (but for `cls`, which is one), and a token that several overlapping windows see weighs one in all of them together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from biollm.core.errors import DataError
+
+FloatArray = NDArray[np.float32]
+PoolingName = Literal["mean", "cls", "last", "max", "weighted", "centre"]
+POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
 
 
 def pool_mean(hidden_BTD: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,3 +47,41 @@ def overlap_weights(length: int, starts: list[int], width: int) -> list[Tensor]:
     for start in starts:
         seen[start : start + width] += 1
     return [1 / seen[start : start + width] for start in starts]
+
+
+def token_weights(pooling: PoolingName, shares: Sequence[FloatArray], starts: Sequence[int], centre: int = 0) -> list[FloatArray]:
+    """For each window of a record, the weights of its tokens without special ones; of `cls`, the one weight of its first special token.
+
+    shares: what overlap_weights gives; starts: where the windows begin; centre: number of the token that `centre` asks for.
+        mean      every token alike
+        weighted  token t of T weighs t, as a decoder's later tokens have seen more (Muennighoff 2022, SGPT)
+        last      the last token, in the last window
+        centre    one token, averaged over the windows that see it
+        cls       the first special token of each window, weighing as much as the window's tokens
+        max       1 for every token: the largest value of each dimension
+    """
+    if pooling == "cls":
+        return [np.asarray([share.sum()], dtype=np.float32) for share in shares]
+    if pooling == "max":
+        return [np.ones_like(share) for share in shares]
+    length = starts[-1] + len(shares[-1])
+    whole = np.zeros(length, dtype=np.float32)
+    if pooling == "last":
+        whole[-1] = 1
+    elif pooling == "centre":
+        whole[centre] = 1
+    else:
+        whole[:] = np.arange(1, length + 1, dtype=np.float32) / length if pooling == "weighted" else 1
+    return [whole[start : start + len(share)] * share for start, share in zip(starts, shares, strict=True)]
+
+
+def sum_segments(hidden_ND: Tensor, weights_N: Tensor, segment_N: Tensor, segments: int) -> Tensor:
+    """Weighted sums of consecutive token vectors: (segments, D) float32. segment_N: (N,) int64, ascending."""
+    out = torch.zeros(segments, hidden_ND.shape[1], dtype=torch.float32, device=hidden_ND.device)
+    return out.index_add_(0, segment_N, hidden_ND.to(torch.float32) * weights_N[:, None])
+
+
+def max_segments(hidden_ND: Tensor, weights_N: Tensor, lengths_B: Tensor) -> Tensor:
+    """Largest values of consecutive token vectors that have a weight: (B, D) float32. lengths_B: tokens of each segment."""
+    counted = hidden_ND.to(torch.float32).masked_fill((weights_N == 0)[:, None], -torch.inf)
+    return torch.segment_reduce(counted, "max", lengths=lengths_B, axis=0)

@@ -209,8 +209,8 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_model_with_broken_weights_is_refused(plain: Path) -> None:
     embedder = Embedder(plain)
     with torch.no_grad():
-        embedder._model.stock.get_input_embeddings().weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
-    with pytest.raises(DataError, match="row 0 of the batch has a vector that is not finite"):
+        embedder._engine.stock.get_input_embeddings().weight.fill_(float("nan"))  # type: ignore[operator, union-attr]
+    with pytest.raises(DataError, match="record number 0: its vector is not finite"):
         embedder.embed(["ACGTACGTACGTACGT"])
 
 
@@ -231,3 +231,43 @@ def test_vectors_of_a_real_sentence_encoder_are_those_of_its_own_library() -> No
 def test_loading_a_model_twice_gives_the_same_vectors(folder: Path, sequences: list[str], alone: NDArray[np.float32]) -> None:
     assert np.abs(Embedder(folder).embed(sequences) - alone).max() < 1e-5
     assert load_model(folder).spec is not None
+
+
+def test_an_adapter_embeds_as_the_adapted_model(bert_base: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+    from transformers import AutoModelForSequenceClassification
+
+    from biollm.modeling.adapters import attach_peft, save_adapter
+    from biollm.modeling.loading import copy_tokenizer
+
+    stock = AutoModelForSequenceClassification.from_pretrained(str(bert_base))
+    adapted = attach_peft(stock, LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)).eval()
+    save_adapter(adapted, tmp_path / "adapter", bert_base, "lora")
+    copy_tokenizer(bert_base, tmp_path / "adapter")
+    text = "the gene is in the cell"
+    found = Embedder(tmp_path / "adapter").embed([text])[0]
+    tokenizer = AutoTokenizer.from_pretrained(str(bert_base))
+    with torch.no_grad():
+        inputs = tokenizer(text, return_tensors="pt", padding=False, return_token_type_ids=False)
+        hidden = adapted(**inputs, output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(found, hidden[1:-1].mean(0).numpy(), atol=1e-5)
+    assert np.abs(found - Embedder(bert_base).embed([text])[0]).max() > 1e-3
+
+
+def test_the_settings_that_need_no_torch_know_every_pooling() -> None:
+    from typing import get_args
+
+    from biollm.embed import settings
+    from biollm.modeling import pooling, precision
+
+    assert get_args(settings.PoolingName) == pooling.POOLINGS
+    assert get_args(settings.Precision) == get_args(precision.Precision)
+
+
+def test_fusion_weights_without_their_sidecar_are_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / SIDECAR).unlink()
+    with pytest.raises(ConfigError, match=r"fusion.json: is missing beside fusion.safetensors; put it back, or take both away"):
+        Embedder(copy)

@@ -1,0 +1,150 @@
+"""What a caller gives, checked: records, their tokens, their tracks, and the other strand. Legend: L residues, T tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from biollm.core.alphabets import DOUBLE_STRANDED, reverse_complement, reverse_complement_rna
+from biollm.core.errors import ConfigError, DataError
+from biollm.corpus.columns import TRACK
+from biollm.embed.settings import InputKind, TracksMode
+from biollm.embed.windows import Tokens, spans_of_residues
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.encoding import Encoded, Encoder
+from biollm.modeling.pooling import FloatArray
+from biollm.modeling.tracks import RecordTracks, Track, reverse_tracks
+
+# What one record's tracks may be given as; None: it has none.
+GivenTracks = Mapping[str, Track | ArrayLike] | None
+
+
+def check_list(texts: Any, names: Sequence[str] | None) -> list[str]:
+    """The names of the records. Raises DataError for one string, empty strings, or another number of names."""
+    if isinstance(texts, str):
+        raise DataError("embed takes a list of strings, but was given one string; write [text], or Path(name) for a file")
+    labels = list(names) if names is not None else [f"number {i}" for i in range(len(texts))]
+    if len(labels) != len(texts):
+        raise DataError(f"embed was given {len(texts)} texts, but {len(labels)} names; they must agree")
+    for name, text in zip(labels, texts, strict=True):
+        if not isinstance(text, str):
+            raise DataError(f"text {name} is {type(text).__name__}, not a string; give its letters")
+        if not text.strip():
+            raise DataError(f"text {name} is empty; remove it or give its content")
+    return labels
+
+
+def read_tokens(encoder: Encoder, kind: InputKind, texts: Sequence[str], names: Sequence[str], *, spans: bool) -> list[Tokens]:
+    """Tokens of records. spans: whether where tokens of text stand is wanted, which takes time; else they are (0, 0).
+
+    Raises DataError naming a record with a foreign letter, or without a token.
+    """
+    sequences = kind == "sequence" or (kind == "auto" and len(texts) > 0 and all(encoder.is_sequence(text) for text in texts))
+    if sequences and encoder.domain is not None:
+        found = [_of_sequence(encoded) for encoded in encoder.encode_sequences(texts, names)]
+    elif not spans:
+        found = [_of_text(encoded, text) for encoded, text in zip(encoder.encode_text(texts), texts, strict=True)]
+    else:
+        found = [_with_offsets(encoder, text) for text in texts]
+    if empty := [name for name, tokens in zip(names, found, strict=True) if not len(tokens.ids)]:
+        raise DataError(f"text {empty[0]} has no token for this tokenizer; remove it")
+    return found
+
+
+def _of_sequence(encoded: Encoded) -> Tokens:
+    return Tokens(encoded.ids, encoded.residues, spans_of_residues(encoded.residues))
+
+
+def _of_text(encoded: Encoded, text: str) -> Tokens:
+    """A run of residues that stands alone is a sequence here too; of anything else, residues are not told apart from letters."""
+    if int(encoded.residues.sum()) == len(text):
+        return _of_sequence(encoded)
+    return Tokens(encoded.ids, np.zeros_like(encoded.ids), np.zeros((len(encoded.ids), 2), dtype=np.int64))
+
+
+def _with_offsets(encoder: Encoder, text: str) -> Tokens:
+    (encoded,) = encoder.encode_text([text])
+    plain = _of_text(encoded, text)
+    if plain.is_sequence:
+        return plain
+    offsets = encoder.tokenizer.encode(text, add_special_tokens=False).offsets
+    return Tokens(plain.ids, plain.residues, np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+
+
+def check_tracks(
+    spec: FusionSpec | None, mode: TracksMode, tracks: Sequence[GivenTracks] | None, names: Sequence[str]
+) -> list[RecordTracks | None] | None:
+    """The tracks of each record as the model reads them; None where it reads none at all.
+
+    Raises DataError where tracks are given that the model cannot read, and where it needs measured ones that are not given.
+    """
+    if tracks is not None:
+        if spec is None:
+            raise DataError("this model has no fusion, but was given tracks; leave them out, or give a model with fusion.json")
+        if mode == "off":
+            raise DataError("tracks were given to an Embedder with tracks='off'; leave them out, or take tracks='auto'")
+        if len(tracks) != len(names):
+            raise DataError(f"embed was given {len(names)} texts, but tracks of {len(tracks)}; give one mapping (or None) for each text")
+        return [_as_tracks(given, name) for given, name in zip(tracks, names, strict=True)]
+    if spec is None or mode == "off":
+        return None
+    if spec.needs_measured:
+        measured = ", ".join(channel.name for channel in spec.channels if channel.computed is None)
+        raise DataError(
+            f"this model reads measured tracks ({measured}), but was given none; "
+            f"give tracks=[{{channel: values}}, …] (in a table: columns {TRACK}<channel>), "
+            "or withhold them with tracks='off' (command line: --tracks off)"
+        )
+    return [{} for _ in names]
+
+
+def _as_tracks(given: GivenTracks, name: str) -> RecordTracks | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise DataError(f"record {name}: tracks are {type(given).__name__}; expected a mapping from channel to values, or None")
+    return {c: v if isinstance(v, Track) else Track(numbers(v, name, f"track '{c}'")) for c, v in given.items()}
+
+
+def numbers(values: ArrayLike, record: str, what: str) -> FloatArray:
+    """Values as float32, None as NaN. Raises DataError naming record and channel if they are no numbers."""
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"record {record}: {what} holds what is no number ({str(values)[:40]}); expected numbers, or NaN where there is no value"
+        ) from None
+
+
+def track_features(spec: FusionSpec, tokens: Tokens, text: str, tracks: RecordTracks | None, name: str) -> FloatArray:
+    """(T, F) of one record; zero for text, whose tokens stand for no residues. Raises DataError if it was given tracks all the same."""
+    if int(tokens.residues.sum()) == len(text):
+        return spec.features(text.upper(), tracks, tokens.residues, name)
+    if tracks:
+        raise DataError(f"record {name}: has tracks, but is read as text, whose tokens stand for no residues; use input='sequence'")
+    return np.zeros((len(tokens.ids), spec.width), dtype=np.float32)
+
+
+def check_strands(encoder: Encoder) -> None:
+    """Raises ConfigError if the model reads nothing that has two strands."""
+    if encoder.domain is None or encoder.domain.modality not in DOUBLE_STRANDED:
+        what = f"reads {encoder.domain.modality} sequences" if encoder.domain else "has no vocabulary of sequences"
+        raise ConfigError(f"strands='both' is for DNA and RNA, but this model {what}; use strands='forward'")
+
+
+def other_strand(encoder: Encoder, texts: Sequence[str], names: Sequence[str], tokens: Sequence[Tokens]) -> list[str]:
+    """Reverse complements. Raises DataError naming a record that was read as text."""
+    if text := [name for name, found in zip(names, tokens, strict=True) if not found.is_sequence]:
+        raise DataError(f"record {text[0]} is read as text, which has no other strand; use input='sequence', or strands='forward'")
+    assert encoder.domain is not None
+    if encoder.domain.modality == "rna":
+        return [reverse_complement_rna(text.upper().replace("T", "U")) for text in texts]
+    return [reverse_complement(text.upper()) for text in texts]
+
+
+def turned(tracks: Sequence[RecordTracks | None] | None) -> list[RecordTracks | None] | None:
+    """The tracks of the other strand."""
+    return None if tracks is None else [None if of_record is None else reverse_tracks(of_record) for of_record in tracks]
