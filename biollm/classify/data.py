@@ -1,4 +1,4 @@
-"""What is classified: records, labels and features, checked before anything is fitted.
+"""What is classified: records, targets and vectors, checked before anything is fitted.
 
 All arrays of one `Dataset` have the order of the corpus; embeddings and predictions are brought into it by id.
 """
@@ -11,88 +11,152 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from biollm.classify.config import CLASS_TASKS, Config
 from biollm.classify.metrics import BoolArray, FloatArray
+from biollm.classify.targets import Targets, read_targets, resolve_task
 from biollm.core.errors import DataError, listed
-from biollm.corpus.columns import LABEL, SPLITS
+from biollm.corpus.columns import COVERAGE, LABEL, SPLITS, TRACK
 from biollm.corpus.records import column_names
 
 # Fewer rows of a class can neither be fitted nor ranked with any meaning.
-_MIN_PER_CLASS = 2
+MIN_PER_CLASS = 2
+_CORE = ("id", "sequence", "group", "split")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The labelled records."""
+    """The labelled records. table: id, sequence, group, split, and the tracks, coverages and covariates of each, in corpus order."""
 
-    ids: list[str]
-    sequences: list[str]
-    groups: list[str]
-    split: list[str]
-    positive: BoolArray
+    table: pl.DataFrame
+    targets: Targets
+    place: str
     unlabelled: frozenset[str] = frozenset()  # ids of records for which the question has no answer; they are in nothing else here
 
+    def __len__(self) -> int:
+        return self.table.height
+
+    @property
+    def ids(self) -> list[str]:
+        return self.table["id"].to_list()
+
+    @property
+    def sequences(self) -> list[str]:
+        return self.table["sequence"].to_list()
+
+    @property
+    def groups(self) -> list[str]:
+        return self.table["group"].to_list()
+
+    @property
+    def track_names(self) -> list[str]:
+        return [name.removeprefix(TRACK) for name in self.table.columns if name.startswith(TRACK)]
+
     def mask(self, *splits: str) -> BoolArray:
-        """True for the records of these splits."""
-        return np.isin(np.array(self.split, dtype=np.str_), splits)
-
-    def only(self, *splits: str) -> Dataset:
-        """The records of these splits, in corpus order."""
-        kept = np.flatnonzero(self.mask(*splits))
-        return Dataset(
-            ids=[self.ids[i] for i in kept],
-            sequences=[self.sequences[i] for i in kept],
-            groups=[self.groups[i] for i in kept],
-            split=[self.split[i] for i in kept],
-            positive=self.positive[kept],
-        )
+        """(n,) True for the records of these splits."""
+        return self.table["split"].is_in(splits).to_numpy()
 
 
-def load_dataset(path: Path, label: str) -> Dataset:
-    """Read the corpus and the column `label_<label>`. Records without a label (null) are left out.
+def load_dataset(path: Path, config: Config) -> Dataset:
+    """Read the labelled records of a corpus. Records without a label (null) are left out.
 
-    Raises DataError if the label is unknown, a label is not 0 or 1, a split lacks one of the classes, or all test records are
-    in one group (then nothing says how far the scores would vary).
+    Raises DataError if a column is not there, a label is not one of the task's, or a group is missing. What the splits must hold
+    depends on the scheme: see `folds`.
     """
-    column = LABEL + label
-    existing = [name.removeprefix(LABEL) for name in column_names(path) if name.startswith(LABEL)]
-    if label not in existing:
+    existing = column_names(path)
+    labels = [LABEL + name for name in (config.labels or [config.label])]
+    there = [name.removeprefix(LABEL) for name in existing if name.startswith(LABEL)]
+    for column in labels:
+        if column not in existing:
+            name = column.removeprefix(LABEL)
+            raise DataError(
+                f"{path}: classify.{'labels names' if config.labels else 'label is'} '{name}', but there is no column '{column}'; "
+                f"the labels of this corpus are: {', '.join(there) or 'none'}; name one of them, or add it under ingest.labels"
+            )
+    by = [config.split.by] if config.split.scheme != "given" else []
+    query = [config.query] if config.task == "ranking" else []
+    for option, names in (("covariates", config.covariates), ("split.by", by), ("query", query)):
+        for name in names:
+            if name not in existing:
+                raise DataError(
+                    f"{path}: classify.{option} names the column '{name}', which is not there; columns: {', '.join(existing)}; "
+                    "name one of them, or let ingest keep it (read.covariates)"
+                )
+    tracks = [name for name in existing if name.startswith((TRACK, COVERAGE))]
+    wanted = dict.fromkeys([*(name for name in _CORE if name in existing), *labels, *config.covariates, *by, *query, *tracks])
+    table = pl.read_parquet(path, columns=list(wanted))
+    without = table.filter(pl.any_horizontal(pl.col(name).is_null() for name in labels))
+    table = table.drop_nulls(labels)
+    if not len(table):
         raise DataError(
-            f"{path}: classify.label is '{label}', but there is no column '{column}'; the labels of this corpus are: "
-            f"{', '.join(existing) or 'none'}; name one of them, or add it under ingest.labels"
+            f"{path}: no record has a label in {', '.join(labels)}; expected some; name another label, or add it under ingest.labels"
         )
-    table = pl.read_parquet(path, columns=["id", "sequence", "group", "split", column])
-    unlabelled = frozenset(table.filter(pl.col(column).is_null())["id"].to_list())
-    table = table.drop_nulls(column)
-    strange = table.filter(~pl.col(column).is_in([0, 1]))
-    if len(strange):
-        raise DataError(
-            f"{path}: {len(strange)} records have no 0 or 1 in '{column}': {listed(strange['id'].to_list(), 5)}; "
-            "expected 0, 1 or nothing for each; correct them"
-        )
-    dataset = Dataset(
-        ids=table["id"].to_list(),
-        sequences=table["sequence"].to_list(),
-        groups=table["group"].to_list(),
-        split=table["split"].to_list(),
-        positive=table[column].to_numpy().astype(bool),
-        unlabelled=unlabelled,
-    )
-    _check_splits(dataset, path, column)
-    return dataset
+    task = resolve_task(config.task, [table[name] for name in labels])
+    targets = read_targets(table, labels, task, config.classes, config.query, str(path))
+    if by:
+        table = table.with_columns(pl.col(by[0]).cast(pl.String).alias("group"))
+    _check_groups(table, path, by[0] if by else "group")
+    return Dataset(table, targets, str(path), frozenset(without["id"].to_list()))
 
 
-def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset()) -> FloatArray:
+def _check_groups(table: pl.DataFrame, path: Path, column: str) -> None:
+    missing = table.filter(pl.col("group").is_null())["id"].to_list()
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} records have no '{column}': {listed(missing, 5)}; expected one for each, because folds and intervals "
+            "keep groups together; fill it in, or name another column in classify.split.by"
+        )
+
+
+def check_given_splits(dataset: Dataset, label: str) -> None:
+    """Raises DataError if a split lacks a class (other tasks: is empty or of one class), or if all test
+    records are in one group: then nothing says how far the scores would vary."""
+    targets, place = dataset.targets, dataset.place
+    for split in SPLITS:
+        values = targets.values[dataset.mask(split)]
+        if targets.task == "binary":
+            positives, negatives = int((values == 1).sum()), int((values == 0).sum())
+            if min(positives, negatives) < MIN_PER_CLASS:
+                no, yes = targets.classes
+                raise DataError(
+                    f"{place}: the {split} split has {positives} records with {label} = {yes} and {negatives} with {no}; expected at least "
+                    f"{MIN_PER_CLASS} of each; bring more data, or change ingest.split so that both classes reach every split"
+                )
+        elif not len(values):
+            raise DataError(
+                f"{place}: the {split} split has no records with {label}; expected some; bring more data, or change ingest.split"
+            )
+        elif targets.task in CLASS_TASKS and len(np.unique(values)) < 2:
+            raise DataError(
+                f"{place}: all {len(values)} records of the {split} split are of one class, '{targets.classes[int(values[0])]}'; "
+                "expected two or more classes; bring more data, or change ingest.split"
+            )
+    test_groups = set(dataset.table.filter(pl.col("split") == "test")["group"].to_list())
+    if len(test_groups) < 2:
+        raise DataError(
+            f"{place}: all records of the test split are in one group, '{min(test_groups)}'; expected at least 2 groups, because the "
+            "intervals come from resampling groups; bring more data or make ingest.split.block_bases smaller"
+        )
+
+
+def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset(), dimensions: int | None = None) -> FloatArray:
     """The embedding of each id, (ids, dimensions), in their order. Those of unlabelled records are left out.
 
-    Raises DataError if the other ids of the file are not these ids, each once, or a value is not finite.
+    dimensions: what the stage that wrote the file says it has. Raises DataError if the file is not whole, is of another width, its
+    other ids are not these ids, each once, or a value is not finite.
     """
-    table = pl.read_parquet(path, columns=["id", "embedding"])
+    table = _read_vectors(path)
     if unlabelled:
         table = table.filter(~pl.col("id").is_in(unlabelled))
     _check_ids(path, table["id"].to_list(), ids)
     order = _positions(table["id"].to_list(), ids)
     vectors = table["embedding"].to_numpy().astype(np.float64)[order]
+    if dimensions is not None and vectors.shape[1] != dimensions:
+        raise DataError(
+            f"{path}: the embeddings have {vectors.shape[1]} numbers each, those that the stage embed describes have {dimensions}; "
+            "this file is of another model; run the stage embed again"
+        )
     if broken := [ids[i] for i in np.flatnonzero(~np.isfinite(vectors).all(axis=1))]:
         raise DataError(
             f"{path}: the embeddings of {len(broken)} records hold NaN or infinity: {listed(broken, 5)}; expected finite numbers; "
@@ -101,41 +165,63 @@ def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = fro
     return vectors
 
 
-def load_predictions(path: Path, ids: list[str]) -> dict[str, FloatArray]:
-    """Each fine-tuning method's probabilities of the positive class for `ids` (validation and test records), in their order.
+def _read_vectors(path: Path) -> pl.DataFrame:
+    remedy = "run the stage embed again"
+    try:
+        table = pl.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected embeddings; {remedy}") from None
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); it is half written or damaged; {remedy}"
+        ) from None
+    if missing := [name for name in ("id", "embedding") if name not in table.columns]:
+        raise DataError(f"{path}: has no column {', '.join(missing)}; expected id and embedding; {remedy}")
+    vectors = table["embedding"]
+    if vectors.dtype == pl.List(pl.Float32):
+        lengths = vectors.list.len()
+        if lengths.n_unique() != 1:
+            odd = table.filter(lengths != lengths[0])["id"].to_list()
+            raise DataError(
+                f"{path}: {len(odd)} embeddings are not {lengths[0]} numbers long like the first: {listed(odd, 5)}; "
+                f"they are of several models; {remedy}"
+            )
+        table = table.with_columns(vectors.list.to_array(int(lengths[0])))
+    return table.select("id", "embedding")
+
+
+def load_predictions(path: Path, ids: list[str], classes: int = 2) -> dict[str, FloatArray]:
+    """Each fine-tuning method's probabilities for `ids` (validation and test records), in their order: (ids,) of the positive of two
+    classes, (ids, classes) of more.
 
     Raises DataError if a method's ids are not these ids, each once, or a score is not between 0 and 1.
     """
-    table = pl.read_parquet(path, columns=["id", "method", "score"])
+    column = "score" if classes == 2 else "scores"
+    table = pl.read_parquet(path)
+    if column not in table.columns:
+        raise DataError(
+            f"{path}: has no column '{column}', which predictions of {classes} classes have; the model was fine-tuned on another label; "
+            "run the stage finetune again"
+        )
     scores: dict[str, FloatArray] = {}
     for method in table["method"].unique(maintain_order=True).to_list():
         rows = table.filter(pl.col("method") == method)
         _check_ids(path, rows["id"].to_list(), ids)
-        outside = rows.filter(~pl.col("score").is_between(0, 1).fill_null(False))
-        if len(outside):
+        values = np.stack([np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in rows[column].to_list()])
+        if values.shape[1] != (1 if classes == 2 else classes):
             raise DataError(
-                f"{path}: method '{method}' has {len(outside)} scores outside 0 to 1: {listed(outside['id'].to_list(), 5)}; "
+                f"{path}: method '{method}' has {values.shape[1]} scores a record; expected {classes}; run the stage finetune again"
+            )
+        outside = ~((values >= 0) & (values <= 1)).all(axis=1)
+        if outside.any():
+            names = rows["id"].filter(pl.Series(outside)).to_list()
+            raise DataError(
+                f"{path}: method '{method}' has {len(names)} scores outside 0 to 1: {listed(names, 5)}; "
                 "expected probabilities; run the stage finetune again"
             )
-        scores[method] = rows["score"].to_numpy().astype(np.float64)[_positions(rows["id"].to_list(), ids)]
+        ordered = values[_positions(rows["id"].to_list(), ids)]
+        scores[method] = ordered[:, 0] if classes == 2 else ordered
     return scores
-
-
-def _check_splits(dataset: Dataset, path: Path, column: str) -> None:
-    for split in SPLITS:
-        labels = dataset.only(split).positive
-        positives, negatives = int(labels.sum()), int((~labels).sum())
-        if min(positives, negatives) < _MIN_PER_CLASS:
-            raise DataError(
-                f"{path}: the {split} split has {positives} records with {column} = 1 and {negatives} with 0; expected at least "
-                f"{_MIN_PER_CLASS} of each; bring more data, or change ingest.split so that both classes reach every split"
-            )
-    test_groups = set(dataset.only("test").groups)
-    if len(test_groups) < 2:
-        raise DataError(
-            f"{path}: all records of the test split are in one group, '{min(test_groups)}'; expected at least 2 groups, because the "
-            "intervals come from resampling groups; bring more data or make ingest.split.block_bases smaller"
-        )
 
 
 def _check_ids(path: Path, found: list[str], expected: list[str]) -> None:

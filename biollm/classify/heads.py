@@ -1,129 +1,190 @@
-"""Classifiers on a feature table: fitted on train rows, tuned on validation rows, saved without pickle.
-
-A new head is one class with `fit`, `choice`, `score` and `save`, and one entry in HEADS.
-"""
+"""The heads: one entry in HEADS each, with what it can do, what is tried on it, how it is fitted, loaded and explained."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any
 
-import numpy as np
-import xgboost
-from sklearn.linear_model import LogisticRegression
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC, LinearSVR
 
-from biollm.classify.config import HeadName
-from biollm.classify.metrics import BoolArray, FloatArray, measure_once
-from biollm.classify.skops_file import dump_stable
+from biollm.classify.boosting import fit_booster, threads
+from biollm.classify.config import HeadName, Task
+from biollm.classify.explain import explain_forest, explain_linear, explain_trees
+from biollm.classify.metrics import FloatArray
+from biollm.classify.models import BoostedModel, Examples, Model, Settings, fit_sklearn, load_boosted, load_sklearn
+from biollm.core.errors import ConfigError
 
-# Strongest regularisation first: from almost a constant to almost free.
-_C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_CLASSES: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 _MAX_ITERATIONS = 2000
-_MAX_ROUNDS = 1000
-_PATIENCE_ROUNDS = 30
-_TREES = {"max_depth": 4, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.5}
+_LINEAR_SHAP = "mean |coefficient × distance from the mean|"
+_FOREST_TREES = 300
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Rows of one split. features: (rows, columns); positive: (rows,)."""
+class HeadKind:
+    """A kind of head.
 
-    features: FloatArray
-    positive: BoolArray
+    choices: settings that are tried when optuna is not asked for, strongest regularisation first: of equally good ones the first wins.
+    space: one draw of settings from an optuna trial. fit(train, validation or None, settings, classes, pca, seed): with validation rows
+    the rounds of boosting stop early, without them `settings` says all. explain(model, features): (n, columns) contributions or (columns,)
+    importances, None where columns are mixed; explained_by: what these are, for people.
+    """
 
-
-class Head(Protocol):
-    """A fitted classifier."""
-
-    suffix: ClassVar[str]  # of the file that `save` writes
-
-    @property
-    def choice(self) -> str:
-        """What was chosen on the validation rows, for people."""
-
-    def score(self, features: FloatArray) -> FloatArray:
-        """Probability of the positive class, (rows,)."""
-
-    def save(self, path: Path) -> None: ...
+    title: str
+    tasks: tuple[Task, ...]
+    choices: list[Settings]
+    space: Callable[[Any], Settings]
+    fit: Callable[[Examples, Examples | None, Settings, int, int | None, int], Model]
+    load: Callable[[Path, Task, int], Model]
+    describe: Callable[[Settings, Model], str]
+    explain: Callable[[Any, FloatArray], FloatArray | None]
+    explained_by: str
 
 
-@dataclass(frozen=True)
-class LogisticHead:
-    """Standardised logistic regression; the regularisation is the one with the best validation AUROC."""
+def _linear(make_estimator: Callable[[Settings, Task, int], Any]) -> Callable[..., Model]:
+    """`fit` of a scikit-learn estimator behind a scaler (and PCA). The validation rows are not used: nothing stops early."""
 
-    pipeline: Pipeline
-    C: float
-    suffix: ClassVar[str] = ".skops"
+    def fit(train: Examples, validation: Examples | None, settings: Settings, classes: int, pca: int | None, seed: int) -> Model:
+        def make() -> Pipeline:
+            return make_pipeline(*reduction(pca, train, seed), make_estimator(settings, train.targets.task, seed))
 
-    @classmethod
-    def fit(cls, train: Examples, validation: Examples, seed: int) -> LogisticHead:
-        """`seed` is not used: the solver (L-BFGS) makes no random choice. Of equally good C the strongest regularisation wins."""
-        fitted = [cls(_fit_pipeline(train, C), C) for C in _C_GRID]
-        aurocs = [measure_once(validation.positive, head.score(validation.features))[0] for head in fitted]
-        return fitted[int(np.argmax(aurocs))]
+        return fit_sklearn(make, train, classes)
 
-    @property
-    def choice(self) -> str:
-        return f"C = {self.C:g}"
-
-    def score(self, features: FloatArray) -> FloatArray:
-        return np.asarray(self.pipeline.predict_proba(features)[:, 1], dtype=np.float64)
-
-    def save(self, path: Path) -> None:
-        dump_stable(self.pipeline, path)
+    return fit
 
 
-@dataclass(frozen=True)
-class XGBoostHead:
-    """Gradient-boosted trees, cut where the validation loss was lowest, so that the saved file scores as this object does."""
-
-    booster: xgboost.Booster
-    suffix: ClassVar[str] = ".ubj"
-
-    @classmethod
-    def fit(cls, train: Examples, validation: Examples, seed: int) -> XGBoostHead:
-        """Rounds are chosen by log loss: on a few hundred validation rows AUROC jumps from round to round."""
-        parameters = {
-            **_TREES,
-            "objective": "binary:logistic",
-            "eval_metric": "logloss",
-            "tree_method": "hist",
-            "seed": seed % 2**31,
-            "nthread": _threads(),
-        }
-        booster = xgboost.train(
-            parameters,
-            xgboost.DMatrix(train.features, train.positive),
-            num_boost_round=_MAX_ROUNDS,
-            evals=[(xgboost.DMatrix(validation.features, validation.positive), "validation")],
-            early_stopping_rounds=_PATIENCE_ROUNDS,
-            verbose_eval=False,
+def reduction(pca: int | None, train: Examples, seed: int) -> list[Any]:
+    """A scaler, and PCA where it is asked for. Raises ConfigError if there are fewer rows or columns than components."""
+    if pca is None:
+        return [StandardScaler()]
+    most = min(train.features.shape)
+    if pca > most:
+        raise ConfigError(
+            f"classify.pca is {pca}, but a row of the table has only {most} columns or train rows; expected at most that; lower it"
         )
-        return cls(booster[: booster.best_iteration + 1])
-
-    @property
-    def choice(self) -> str:
-        return f"{self.booster.num_boosted_rounds()} trees"
-
-    def score(self, features: FloatArray) -> FloatArray:
-        return np.asarray(self.booster.predict(xgboost.DMatrix(features)), dtype=np.float64)
-
-    def save(self, path: Path) -> None:
-        self.booster.save_model(path)
+    return [StandardScaler(), PCA(pca, random_state=seed % 2**32, svd_solver="full")]
 
 
-HEADS: dict[HeadName, type[LogisticHead] | type[XGBoostHead]] = {"logistic": LogisticHead, "xgboost": XGBoostHead}
-HEAD_TITLES: dict[HeadName, str] = {"logistic": "logistic", "xgboost": "XGBoost"}
+def _logistic(settings: Settings, task: Task, seed: int) -> Any:
+    return LogisticRegression(C=settings["C"], max_iter=_MAX_ITERATIONS)
 
 
-def _fit_pipeline(train: Examples, C: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=_MAX_ITERATIONS)).fit(train.features, train.positive)
+def _ridge(settings: Settings, task: Task, seed: int) -> Any:
+    return Ridge(alpha=settings["alpha"]) if task == "regression" else RidgeClassifier(alpha=settings["alpha"])
 
 
-def _threads() -> int:
-    """The thread count that the run was given; it decides the last bits of the histogram sums."""
-    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+def _svm(settings: Settings, task: Task, seed: int) -> Any:
+    if task == "regression":
+        return LinearSVR(C=settings["C"], dual=False, loss="squared_epsilon_insensitive", max_iter=_MAX_ITERATIONS)
+    return LinearSVC(C=settings["C"], dual=False, max_iter=_MAX_ITERATIONS)
+
+
+def _forest(settings: Settings, task: Task, seed: int) -> Any:
+    make = RandomForestRegressor if task == "regression" else RandomForestClassifier
+    return make(n_estimators=_FOREST_TREES, n_jobs=threads(), random_state=seed % 2**32, **settings)
+
+
+def _mlp(settings: Settings, task: Task, seed: int) -> Any:
+    make = MLPRegressor if task == "regression" else MLPClassifier
+    return make(hidden_layer_sizes=(settings["width"],), alpha=settings["alpha"], max_iter=200, tol=1e-3, random_state=seed % 2**32)
+
+
+def _fit_trees(train: Examples, validation: Examples | None, settings: Settings, classes: int, pca: int | None, seed: int) -> Model:
+    if pca is None:
+        return BoostedModel(fit_booster(train, validation, settings, classes, seed))
+    reduce = make_pipeline(*reduction(pca, train, seed)).fit(train.features)
+    inside = [None if part is None else Examples(reduce.transform(part.features), part.targets) for part in (train, validation)]
+    assert inside[0] is not None
+    return BoostedModel(fit_booster(inside[0], inside[1], settings, classes, seed), reduce)
+
+
+def _penalty(name: str, low: float, high: float) -> Callable[[Any], Settings]:
+    return lambda trial: {name: trial.suggest_float(name, low, high, log=True)}
+
+
+def _forest_space(trial: Any) -> Settings:
+    return {
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 20, log=True),
+        "max_features": trial.suggest_float("max_features", 0.02, 0.5, log=True),
+    }
+
+
+def _tree_space(trial: Any) -> Settings:
+    return {
+        "max_depth": trial.suggest_int("max_depth", 2, 8),
+        "eta": trial.suggest_float("eta", 0.02, 0.3, log=True),
+        "subsample": trial.suggest_float("subsample", 0.5, 1.0),
+        "colsample_bytree": trial.suggest_float("colsample_bytree", 0.2, 1.0),
+        "min_child_weight": trial.suggest_float("min_child_weight", 0.5, 20.0, log=True),
+        "lambda": trial.suggest_float("lambda", 0.1, 20.0, log=True),
+    }
+
+
+def _mlp_space(trial: Any) -> Settings:
+    return {
+        "width": trial.suggest_categorical("width", [16, 32, 64, 128]),
+        "alpha": trial.suggest_float("alpha", 1e-3, 30.0, log=True),
+    }
+
+
+def _told(settings: Settings, model: Model) -> str:
+    return ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in settings.items())
+
+
+def _told_trees(settings: Settings, model: Model) -> str:
+    assert isinstance(model, BoostedModel)
+    tuned = {name: value for name, value in settings.items() if name != "rounds"}
+    return ", ".join(filter(None, [f"{model.rounds} trees", _told(tuned, model)]))
+
+
+HEADS: dict[HeadName, HeadKind] = {
+    "logistic": HeadKind(
+        "logistic", _CLASSES, [{"C": C} for C in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)], _penalty("C", 1e-5, 100.0),
+        _linear(_logistic), load_sklearn, lambda settings, model: f"C = {settings['C']:g}", explain_linear, _LINEAR_SHAP,
+    ),
+    "ridge": HeadKind(
+        "ridge", (*_CLASSES, "regression"), [{"alpha": a} for a in (1e5, 1e4, 1e3, 1e2, 10.0, 1.0)], _penalty("alpha", 0.1, 1e6),
+        _linear(_ridge), load_sklearn, _told, explain_linear, _LINEAR_SHAP,
+    ),
+    "svm": HeadKind(
+        "linear SVM", (*_CLASSES, "regression"), [{"C": C} for C in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)], _penalty("C", 1e-6, 10.0),
+        _linear(_svm), load_sklearn, _told, explain_linear, _LINEAR_SHAP,
+    ),
+    "forest": HeadKind(
+        "random forest", (*_CLASSES, "regression"),
+        [{"min_samples_leaf": 5, "max_features": "sqrt"}, {"min_samples_leaf": 1, "max_features": "sqrt"}], _forest_space,
+        _linear(_forest), load_sklearn, _told, explain_forest, "mean decrease in impurity",
+    ),
+    "xgboost": HeadKind(
+        "XGBoost", (*_CLASSES, "regression", "ranking"), [{}], _tree_space, _fit_trees,
+        lambda path, task, classes: load_boosted(path), _told_trees, explain_trees, "mean |SHAP value|",
+    ),
+    "mlp": HeadKind(
+        "MLP", (*_CLASSES, "regression"), [{"width": 64, "alpha": a} for a in (10.0, 1.0, 0.1)], _mlp_space,
+        _linear(_mlp), load_sklearn, _told, lambda model, features: None, "",
+    ),
+}  # fmt: skip
+HEAD_TITLES: dict[HeadName, str] = {name: kind.title for name, kind in HEADS.items()}
+
+
+def heads_for(task: Task, wanted: list[HeadName]) -> list[HeadName]:
+    """The heads of a recipe, or the usual ones of the task. Raises ConfigError for one that cannot do the task."""
+    able: list[HeadName] = [name for name, kind in HEADS.items() if task in kind.tasks]
+    if unable := [name for name in wanted if name not in able]:
+        raise ConfigError(
+            f"classify.heads names {', '.join(unable)}, which cannot do {task}; expected some of {', '.join(able)}; leave it out"
+        )
+    return wanted or [name for name in ("logistic", "ridge", "xgboost") if name in able and (name != "ridge" or task == "regression")]
+
+
+def plain_head(task: Task) -> HeadName:
+    """The head that every baseline gets whatever the recipe says."""
+    return heads_for(task, [])[0]

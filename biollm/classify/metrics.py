@@ -63,14 +63,20 @@ def measure_once(positive: BoolArray, scores: FloatArray) -> tuple[float, float]
     return float(measures.auroc[0]), float(measures.auprc[0])
 
 
-def resample_groups(groups: list[str], positive: BoolArray, samples: int, rng: np.random.Generator) -> Resamples:
-    """Draw as many groups as there are, with replacement, `samples` times. Resamples without both classes are left out, counted."""
+def resample_groups(groups: list[str], member: BoolArray | None, samples: int, rng: np.random.Generator) -> Resamples:
+    """Draw as many groups as there are, with replacement, `samples` times.
+
+    member: (n,) which rows are positive, or (n, C) of each class or label: resamples in which none of them has both members and others
+    are left out, counted. None: any resample will do (quantities).
+    """
     names, group_of_row = np.unique(np.array(groups, dtype=np.str_), return_inverse=True)
     G = len(names)
     counts_BG = rng.multinomial(G, np.full(G, 1 / G), size=samples).astype(np.int64)
-    positives_G = np.bincount(group_of_row, weights=positive, minlength=G)
-    negatives_G = np.bincount(group_of_row, weights=~positive, minlength=G)
-    usable = (counts_BG @ positives_G > 0) & (counts_BG @ negatives_G > 0)
+    usable = np.full(samples, member is None)
+    for column in () if member is None else member.reshape(len(groups), -1).T:
+        members_G = np.bincount(group_of_row, weights=column, minlength=G)
+        others_G = np.bincount(group_of_row, weights=~column, minlength=G)
+        usable |= (counts_BG @ members_G > 0) & (counts_BG @ others_G > 0)
     return Resamples(counts_BG[usable], group_of_row.astype(np.int64), int(samples - usable.sum()))
 
 
@@ -85,13 +91,14 @@ def bootstrap(positive: BoolArray, scores: FloatArray, resamples: Resamples) -> 
 
 
 def interval(values: FloatArray) -> tuple[float, float]:
-    """The 95 % percentile interval."""
-    low, high = np.quantile(values, [0.025, 0.975])
+    """The 95 % percentile interval; resamples that leave nothing to measure (NaN) are passed over."""
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def two_sided_p(differences: FloatArray) -> float:
     """Bootstrap p of "no difference": twice the smaller tail. One is added to each count, so it is never 0."""
+    differences = differences[~np.isnan(differences)]
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
 
@@ -102,6 +109,14 @@ def roc_points(positive: BoolArray, scores: FloatArray, limit: int) -> tuple[lis
     fpr, tpr = np.append(0.0, fp_BK[0] / fp_BK[0, -1]), np.append(0.0, tp_BK[0] / tp_BK[0, -1])
     kept = np.unique(np.linspace(0, len(fpr) - 1, min(limit, len(fpr))).round().astype(np.int64))
     return [round(float(v), 5) for v in fpr[kept]], [round(float(v), 5) for v in tpr[kept]]
+
+
+def pr_points(positive: BoolArray, scores: FloatArray, limit: int) -> tuple[list[float], list[float]]:
+    """Recall and precision from the highest threshold down to that which calls all rows, thinned evenly to at most `limit` points."""
+    tp_BK, fp_BK = _counts_by_threshold(positive, scores, np.ones((1, len(scores))))
+    recall, precision = tp_BK[0] / tp_BK[0, -1], tp_BK[0] / (tp_BK[0] + fp_BK[0])
+    kept = np.unique(np.linspace(0, len(recall) - 1, min(limit, len(recall))).round().astype(np.int64))
+    return [round(float(v), 5) for v in recall[kept]], [round(float(v), 5) for v in precision[kept]]
 
 
 def _counts_by_threshold(positive: BoolArray, scores: FloatArray, weights_Bn: FloatArray) -> tuple[FloatArray, FloatArray]:

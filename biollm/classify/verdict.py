@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from biollm.classify.compare import ADAPTED_AGAINST_BASE, BEST_AGAINST_BASELINE, Comparison, Difference
+from biollm.classify.compare import (
+    ADAPTED_AGAINST_BASE,
+    BEST_AGAINST_BASELINE,
+    BEST_AGAINST_KMERS,
+    BEST_AGAINST_TRACKS,
+    Comparison,
+    Difference,
+)
+from biollm.classify.measures import primary
 from biollm.classify.rows import ScoredRow
 
 Outcome = Literal["better", "worse", "unclear", "not tested"]
@@ -13,26 +21,39 @@ Outcome = Literal["better", "worse", "unclear", "not tested"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`adaptation`: adapted against untouched base model. `against_baselines`: best adapted row against best baseline."""
+    """`adaptation`: adapted against untouched base model. `against_baselines`: best adapted row against best baseline; `against_tracks`
+    and `against_kmers`: against each single source, where there are tracks."""
 
     sentence: str
     adaptation: Outcome
     against_baselines: Outcome
+    against_tracks: Outcome = "not tested"
+    against_kmers: Outcome = "not tested"
+
+    def parts(self) -> dict[str, Outcome]:
+        """The outcomes of the comparisons that were made, and of the two that every recipe should make."""
+        always: dict[str, Outcome] = {"adaptation": self.adaptation, "against_baselines": self.against_baselines}
+        single: dict[str, Outcome] = {"against_tracks": self.against_tracks, "against_kmers": self.against_kmers}
+        return always | {name: outcome for name, outcome in single.items() if outcome != "not tested"}
 
 
 def judge(comparisons: list[Comparison]) -> Verdict:
-    """Judge AUROC differences by their 95 % intervals: an interval that holds zero claims nothing."""
+    """Judge differences of the task's first measure by their 95 % intervals: an interval that holds zero claims nothing."""
     by_name = {comparison.name: comparison for comparison in comparisons}
     overall, adaptation = by_name.get(BEST_AGAINST_BASELINE), by_name.get(ADAPTED_AGAINST_BASE)
     if overall is None:
         return Verdict("No adapted model was scored, so there is nothing to judge.", "not tested", "not tested")
-    against_baselines = _outcome(overall.auroc)
+    against_baselines = _outcome(overall.difference)
+    single = {name: by_name[name] for name in (BEST_AGAINST_TRACKS, BEST_AGAINST_KMERS) if name in by_name}
+    said = overall.reference.plan.name  # what the first sentence tells already
+    more = "".join(f" {_single(comparison)}." for comparison in single.values() if comparison.reference.plan.name != said)
+    outcomes = {name.removeprefix("best_"): _outcome(comparison.difference) for name, comparison in single.items()}
     if adaptation is None:
         sentence = f"{_capital(_against_baselines(overall))}; the untouched base model was not scored."
-        return Verdict(sentence, "not tested", against_baselines)
-    helped = _outcome(adaptation.auroc)
+        return Verdict(sentence + more, "not tested", against_baselines, **outcomes)
+    helped = _outcome(adaptation.difference)
     joint = "and" if (helped == "better") == (against_baselines == "better") else "but"
-    return Verdict(f"{_adaptation(adaptation)}; {joint} {_against_baselines(overall)}.", helped, against_baselines)
+    return Verdict(f"{_adaptation(adaptation)}; {joint} {_against_baselines(overall)}.{more}", helped, against_baselines, **outcomes)
 
 
 def _outcome(difference: Difference) -> Outcome:
@@ -42,19 +63,20 @@ def _outcome(difference: Difference) -> Outcome:
 
 
 def _adaptation(comparison: Comparison) -> str:
-    row, reference, difference = comparison.row.plan.title, comparison.reference.plan.title, comparison.auroc
+    row, reference, difference = comparison.row.plan.title, comparison.reference.plan.title, comparison.difference
+    measure = primary(comparison.row.task).title
     match _outcome(difference):
         case "better":
-            claim = f"Adaptation helped: {row} raises AUROC over {reference} by"
+            claim = f"Adaptation helped: {row} raises {measure} over {reference} by"
         case "worse":
-            claim = f"Adaptation hurt: {row} lowers AUROC below {reference} by"
+            claim = f"Adaptation hurt: {row} lowers {measure} below {reference} by"
         case _:
-            claim = f"No clear effect of the adaptation: {row} differs from {reference} in AUROC by"
+            claim = f"No clear effect of the adaptation: {row} differs from {reference} in {measure} by"
     return f"{claim} {_size(difference)}"
 
 
 def _against_baselines(comparison: Comparison) -> str:
-    row, reference, difference = _scored(comparison.row), _scored(comparison.reference), comparison.auroc
+    row, reference, difference = _scored(comparison.row), _scored(comparison.reference), comparison.difference
     match _outcome(difference):
         case "better":
             claim = f"{row}, the best adapted row, beats the best baseline, {reference}, by"
@@ -65,8 +87,21 @@ def _against_baselines(comparison: Comparison) -> str:
     return f"{claim} {_size(difference)}"
 
 
+def _single(comparison: Comparison) -> str:
+    """The best adapted row against one source alone."""
+    reference = _scored(comparison.reference)
+    match _outcome(comparison.difference):
+        case "better":
+            claim = f"It beats {reference} by"
+        case "worse":
+            claim = f"It falls short of {reference} by"
+        case _:
+            claim = f"It is not clearly apart from {reference}:"
+    return f"{claim} {_size(comparison.difference)}"
+
+
 def _scored(row: ScoredRow) -> str:
-    return f"{row.plan.title} ({row.auroc:.3f})"
+    return f"{row.plan.title} ({row.score:.3f})"
 
 
 def _size(difference: Difference) -> str:

@@ -31,11 +31,13 @@ def test_every_row_is_scored_and_the_verdict_follows_the_signal(classify_job: Cl
     facts = run(job)
     rows = {row["name"]: row for row in facts["rows"]}
     assert set(rows) == {
-        "majority", "kmers_logistic", "kmers_xgboost", "base_logistic", "base_xgboost", "expand_logistic", "expand_xgboost",
+        "majority", "kmers_logistic", "kmers_xgboost", "positional_logistic", "positional_xgboost", "random_logistic",
+        "base_logistic", "base_xgboost", "expand_logistic", "expand_xgboost",
         "pretrain_logistic", "pretrain_xgboost", "pretrain_kmers_logistic", "pretrain_kmers_xgboost", "finetune_lora",
     }  # fmt: skip
     assert {name for name, row in rows.items() if row["is_baseline"]} == {
-        "majority", "kmers_logistic", "kmers_xgboost", "base_logistic", "base_xgboost",
+        "majority", "kmers_logistic", "kmers_xgboost", "positional_logistic", "positional_xgboost", "random_logistic",
+        "base_logistic", "base_xgboost",
     }  # fmt: skip
     assert (rows["majority"]["auroc"], rows["majority"]["auroc_low"], rows["majority"]["auroc_high"]) == (0.5, 0.5, 0.5)
     assert rows["finetune_lora"]["auroc"] == 1.0
@@ -65,8 +67,8 @@ def test_files_agree_with_each_other_and_heads_reopen(classify_job: ClassifyJob)
     ids = predictions.filter(pl.col("row") == "pretrain_logistic")["id"]
     vectors = pl.read_parquet(job.input("embed") / "pretrain.parquet")
     table = np.stack(ids.to_frame().join(vectors, on="id", maintain_order="left")["embedding"].to_list()).astype(np.float64)
-    logistic = skops.io.load(job.out / "heads" / "pretrain_logistic.skops", trusted=[])
-    trees = xgboost.Booster(model_file=job.out / "heads" / "pretrain_xgboost.ubj")
+    logistic = skops.io.load(job.out / "heads" / "pretrain_logistic" / "pretrain_logistic.skops", trusted=[])
+    trees = xgboost.Booster(model_file=job.out / "heads" / "pretrain_xgboost" / "pretrain_xgboost.ubj")
     for name, scores in {
         "pretrain_logistic": logistic.predict_proba(table)[:, 1],
         "pretrain_xgboost": trees.predict(xgboost.DMatrix(table)),
@@ -100,7 +102,13 @@ def test_test_labels_reach_neither_the_fit_nor_the_choice(classify_job: Classify
     jobs = [classify_job(), classify_job(records=flip_test_labels)]
     facts = [run(job) for job in jobs]
     first, second = (_contents(job.out) for job in jobs)
-    assert all(first[name] == second[name] for name in first if name.startswith("heads/") or name == "predictions.parquet")
+    fitted = [name for name in first if name.startswith("heads/") or name == "predictions.parquet"]
+    cards = [name for name in fitted if name.endswith("head.json")]
+    assert cards
+    assert all(first[name] == second[name] for name in fitted if name not in cards)
+    for name in cards:
+        one, other = ({k: v for k, v in json.loads(side[name]).items() if k != "measures"} for side in (first, second))
+        assert one == other
     assert [row["choice"] for row in facts[0]["rows"]] == [row["choice"] for row in facts[1]["rows"]]
     assert facts[0]["rows"][-1]["auroc"] == pytest.approx(1 - facts[1]["rows"][-1]["auroc"])
 
@@ -146,8 +154,15 @@ def _not_finite(table: pl.DataFrame) -> pl.DataFrame:
     ("options", "message"),
     [
         ({"config": {"label": "exon"}}, r"records.parquet: classify.label is 'exon'.*'label_exon'.*are: coding; name one"),
-        ({"records": _label(pl.lit(3), pl.col("id") == "r7")}, r"1 records have no 0 or 1 in 'label_coding': r7; expected 0, 1 or nothing"),
-        ({"records": _label(pl.lit(2), pl.col("id").is_in([f"r{i}" for i in range(9)]))}, r"9 records .*: r0, r1, r2, r3, r4 and 4 more"),
+        (
+            {"config": {"task": "binary"}, "records": _label(pl.lit(3), pl.col("id") == "r7")},
+            r"1 records have no 0 or 1 in 'label_coding': r7; found 3; expected 0, 1 or nothing",
+        ),
+        ({"records": _label(pl.lit(3), pl.col("id") == "r7")}, r"1 classes of 'label_coding' have one record only: 3 \(records r7\)"),
+        (
+            {"config": {"task": "binary"}, "records": _label(pl.lit(2), pl.col("id").is_in([f"r{i}" for i in range(9)]))},
+            r"9 records .*: r0, r1, r2, r3, r4 and 4 more",
+        ),
         ({"records": _label(pl.lit(1), pl.col("split") == "validation")}, r"the validation split has 80 records with label_coding"),
         ({"records": lambda t: t.filter(pl.col("split") != "test")}, r"the test split has 0 records .* 0 with 0; .* bring"),
         ({"records": lambda t: t.with_columns(group=pl.col("split"))}, r"all records of the test split are in one group.* resampling"),
@@ -165,7 +180,7 @@ def test_bad_input_is_named(classify_job: ClassifyJob, options: dict[str, object
 
 
 def test_a_head_named_twice_is_refused() -> None:
-    with pytest.raises(ValidationError, match="names a head twice"):
+    with pytest.raises(ValidationError, match="names one twice"):
         Config(heads=["logistic", "logistic"])
 
 

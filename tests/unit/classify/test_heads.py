@@ -13,21 +13,38 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from biollm.classify.config import HeadName
-from biollm.classify.heads import HEADS, Examples, LogisticHead, XGBoostHead
+from biollm.classify.boosting import cross_validate_trees
+from biollm.classify.config import HeadName, Task, TuneOptions
+from biollm.classify.explain import top_features
+from biollm.classify.fitting import Method, fit_head
+from biollm.classify.heads import HEADS, heads_for
+from biollm.classify.measures import primary_score
+from biollm.classify.models import Examples
 from biollm.classify.skops_file import dump_stable, renumber
+from biollm.classify.targets import Targets
+from biollm.core.errors import ArtifactError, ConfigError
 
 
-def _examples(rows: int, seed: int) -> Examples:
+def _examples(rows: int, seed: int, task: Task) -> Examples:
+    """Five columns of unlike scale, of which the first tells."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(rows, 5)) * [1, 10, 100, 1, 1] + 3
-    return Examples(features, features[:, 0] + rng.normal(size=rows) > 3)
+    signal = features[:, 0] - 3 + 0.7 * rng.normal(size=rows)
+    if task == "binary":
+        return Examples(features, Targets(task, ("0", "1"), (signal > 0).astype(float)))
+    if task == "multiclass":
+        return Examples(features, Targets(task, ("a", "b", "c"), np.digitize(signal, [-0.5, 0.5]).astype(float)))
+    if task == "multilabel":
+        return Examples(features, Targets(task, ("x", "y"), np.column_stack([signal > 0, signal < 0.5]).astype(float)))
+    if task == "regression":
+        return Examples(features, Targets(task, (), signal))
+    return Examples(features, Targets(task, (), np.digitize(signal, [-0.5, 0.5]).astype(float), np.arange(rows) // 8))
 
 
 def test_two_dumps_of_one_model_are_byte_equal_and_load_without_trusting_anything(tmp_path: Path) -> None:
-    train = _examples(100, 0)
+    train = _examples(100, 0, "binary")
     paths = [tmp_path / "a.skops", tmp_path / "b.skops"]
-    models = [make_pipeline(StandardScaler(), LogisticRegression()).fit(train.features, train.positive) for _ in paths]
+    models = [make_pipeline(StandardScaler(), LogisticRegression()).fit(train.features, train.targets.positive) for _ in paths]
     assert skops.io.dumps(models[0]) != skops.io.dumps(models[1]), "skops is stable by itself now: skops_file.py can go"
     for model, path in zip(models, paths, strict=True):
         dump_stable(model, path)
@@ -49,34 +66,97 @@ def test_renumbering_keeps_values_and_objects_that_are_shared() -> None:
     assert json.loads(zipfile.ZipFile(BytesIO(archive)).read("schema.json"))["protocol"] == 2
 
 
+@pytest.fixture(autouse=True)
+def _small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biollm.classify.heads._FOREST_TREES", 20)
+
+
 @pytest.mark.parametrize("name", list(HEADS))
-def test_heads_learn_and_the_same_seed_writes_the_same_bytes(name: HeadName, tmp_path: Path) -> None:
-    train, validation, other = _examples(300, 0), _examples(100, 1), _examples(100, 2)
-    heads = [HEADS[name].fit(train, validation, seed=2**62) for _ in range(2)]
-    files = [tmp_path / f"{i}{head.suffix}" for i, head in enumerate(heads)]
-    for head, file in zip(heads, files, strict=True):
-        head.save(file)
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "regression", "ranking"])
+def test_heads_learn_and_the_same_seed_writes_the_same_bytes_which_load_again(name: HeadName, task: Task, tmp_path: Path) -> None:
+    kind = HEADS[name]
+    if task not in kind.tasks:
+        with pytest.raises(ConfigError, match=f"names {name}, which cannot do {task}; expected some of .*xgboost"):
+            heads_for(task, [name])
+        return
+    train, validation, other = (_examples(rows, seed, task) for rows, seed in ((240, 0), (80, 1), (80, 2)))
+    classes, settings = len(train.targets.classes), kind.choices[-1]
+    models = [kind.fit(train, validation, settings, classes, None, 2**62) for _ in range(2)]
+    files = [tmp_path / f"{i}{model.suffix}" for i, model in enumerate(models)]
+    for model, file in zip(models, files, strict=True):
+        model.save(file)
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert ((heads[0].score(other.features) > 0.5) == other.positive).mean() > 0.65
-
-
-def test_the_saved_trees_are_the_ones_chosen_on_validation(tmp_path: Path) -> None:
-    train, validation = _examples(300, 0), _examples(100, 1)
-    head = XGBoostHead.fit(train, validation, seed=1)
-    head.save(tmp_path / "head.ubj")
-    loaded = xgboost.Booster(model_file=tmp_path / "head.ubj")
-    assert f"{loaded.num_boosted_rounds()} trees" == head.choice
-    assert np.array_equal(loaded.predict(xgboost.DMatrix(validation.features)), head.score(validation.features))
+    output = models[0].output(other.features)
+    assert np.array_equal(kind.load(files[0], task, classes).output(other.features), output)
+    assert primary_score(other.targets, output) > (0.15 if task == "regression" else 0.65)
 
 
 def test_of_equally_good_regularisations_the_strongest_is_chosen() -> None:
-    features = np.array([[-2.0], [-1.0], [1.0], [2.0]])
-    separable = Examples(features, features[:, 0] > 0)
-    assert LogisticHead.fit(separable, separable, seed=0).choice == "C = 0.0001"
+    features = np.array([[-2.0], [-1.0], [1.0], [2.0]] * 2)
+    separable = Examples(features, Targets("binary", ("0", "1"), (features[:, 0] > 0).astype(float)))
+    head = fit_head(Method("logistic"), separable, [(np.arange(4), np.arange(4, 8))], False, np.arange(4))
+    assert head.choice == "C = 0.0001"
 
 
-def test_labels_of_the_validation_split_do_not_reach_the_coefficients() -> None:
-    train, validation = _examples(200, 0), _examples(50, 1)
-    head = LogisticHead.fit(train, validation, seed=0)
-    same_C = make_pipeline(StandardScaler(), LogisticRegression(C=head.C, max_iter=2000)).fit(train.features, train.positive)
-    assert np.array_equal(head.pipeline[-1].coef_, same_C[-1].coef_)
+def test_labels_of_the_tuning_rows_do_not_reach_the_coefficients() -> None:
+    both = _examples(250, 0, "binary")
+    head = fit_head(Method("logistic"), both, [(np.arange(200), np.arange(200, 250))], False, np.arange(200))
+    same_C = make_pipeline(StandardScaler(), LogisticRegression(C=head.settings["C"], max_iter=2000))
+    same_C.fit(both.features[:200], both.targets.values[:200])
+    assert np.array_equal(head.model.parts[0][-1].coef_, same_C[-1].coef_)
+
+
+def test_a_damaged_forest_is_refused_before_it_is_asked(tmp_path: Path) -> None:
+    train = _examples(100, 0, "binary")
+    model = HEADS["forest"].fit(train, None, {"min_samples_leaf": 5}, 2, None, 0)
+    tree = model.parts[0][-1].estimators_[3].tree_
+    tree.children_left[0] = 10**6
+    model.save(tmp_path / "forest.skops")
+    with pytest.raises(ArtifactError, match=r"forest.skops: a tree of this forest points outside itself"):
+        HEADS["forest"].load(tmp_path / "forest.skops", "binary", 2)
+    (tmp_path / "cut.skops").write_bytes((tmp_path / "forest.skops").read_bytes()[:2000])
+    with pytest.raises(ArtifactError, match=r"cut.skops: not a head that biollm wrote"):
+        HEADS["forest"].load(tmp_path / "cut.skops", "binary", 2)
+
+
+def test_a_class_that_the_train_rows_lack_has_probability_zero() -> None:
+    train = _examples(120, 0, "multiclass")
+    lacking = Examples(train.features, Targets("multiclass", ("a", "b", "c", "d"), train.targets.values))
+    for name in ("logistic", "svm", "xgboost", "forest"):
+        head = fit_head(Method(name), lacking, [(np.arange(80), np.arange(80, 120))], True, np.arange(120))
+        output = head.output(train.features)
+        assert not output[:, 3].any()
+        assert output.sum(axis=1) == pytest.approx(1)
+
+
+def test_optuna_sees_inner_rows_only_and_repeats_itself() -> None:
+    examples = _examples(120, 0, "binary")
+    method, pair = Method("logistic", tune=TuneOptions(trials=4), seed=3), [(np.arange(60), np.arange(60, 90))]
+    head = fit_head(method, examples, pair, True, np.arange(90))
+    values = examples.targets.values.copy()
+    values[90:] = 1 - values[90:]
+    flipped = Examples(examples.features, Targets("binary", ("0", "1"), values))
+    assert fit_head(method, flipped, pair, True, np.arange(90)).settings == head.settings
+    assert head.settings["C"] not in [choice["C"] for choice in HEADS["logistic"].choices]
+
+
+def test_shap_values_are_mapped_to_the_columns_that_matter() -> None:
+    train = _examples(300, 0, "binary")
+    names = [f"column {i}" for i in range(5)]
+    for name in ("logistic", "xgboost", "forest"):
+        model = HEADS[name].fit(train, train, HEADS[name].choices[-1], 2, None, 0)
+        top = top_features(HEADS[name].explain(model, train.features), names, train.features)
+        assert top[0]["feature"] == "column 0"
+        assert top[0]["direction"] == (0 if name == "forest" else 1)
+
+
+def test_folds_on_shared_bins_do_not_depend_on_the_workers_and_equal_xgboost_alone() -> None:
+    examples = _examples(200, 0, "binary")
+    folds = [(np.arange(50, 200), np.arange(50)), (np.arange(100), np.arange(100, 200))]
+    ways = [cross_validate_trees(examples.features, examples.targets, folds, {}, 10, workers=workers) for workers in (1, 3)]
+    assert np.array_equal(ways[0], ways[1], equal_nan=True)
+    assert np.isnan(ways[0][50:100]).all()
+    alone = xgboost.XGBClassifier(n_estimators=10).fit(examples.features[:100], examples.targets.values[:100])
+    truth = examples.targets.take(folds[1][1])
+    theirs = alone.predict_proba(examples.features[100:])[:, 1]
+    assert primary_score(truth, ways[0][100:]) == pytest.approx(primary_score(truth, theirs), abs=0.05)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from biollm.classify.compare import compare_rows
-from biollm.classify.metrics import Measures
-from biollm.classify.rows import RowPlan, ScoredRow, adapted_set, plan_rows
+from biollm.classify.rows import AtHand, RowPlan, ScoredRow, adapted_set, plan_rows
 from biollm.classify.verdict import judge
 
 _SPREAD = np.linspace(-0.02, 0.02, 101)
@@ -17,7 +18,7 @@ def _row(
     """A row whose resamples lie within 0.02 of its AUROC. Rows of one tilt vary together, rows of opposite tilt against each other."""
     resampled = auroc + tilt * _SPREAD
     plan = RowPlan(name, name.replace("_", " + "), features, head, baseline)  # type: ignore[arg-type]
-    return ScoredRow(plan, "", auroc, auroc, auroc, Measures(resampled, resampled))
+    return ScoredRow(plan, "binary", "", auroc, {"auroc": auroc, "auprc": auroc}, {"auroc": resampled, "auprc": resampled})
 
 
 def _rows(base: float, kmers: float, adapted: float) -> list[ScoredRow]:
@@ -115,13 +116,13 @@ def test_each_question_is_answered_under_one_head_chosen_for_either_side() -> No
 
 def test_the_best_row_is_chosen_by_validation_and_not_by_test() -> None:
     lucky = _row("lucky_logistic", ("expand",), 0.95)
-    rows = [*_rows(0.6, 0.7, 0.9), ScoredRow(lucky.plan, "", 0.5, lucky.auroc, lucky.auprc, lucky.resampled)]
+    rows = [*_rows(0.6, 0.7, 0.9), replace(lucky, validation=0.5)]
     assert compare_rows(rows)[0].row.plan.name == "adapted_logistic"
 
 
 def test_rows_are_planned_with_baselines_first_and_ablations_last() -> None:
-    titles = {"pretrain_without_tracks": "W", "pretrain": "P", "base": "B"}
-    plans = plan_rows(titles, ["xgboost"], 4, with_kmers=True, methods=["output_layer"])
+    at_hand = AtHand("binary", {"pretrain_without_tracks": "W", "pretrain": "P", "base": "B"}, {"kmers": "4-mers"}, ["output_layer"])
+    plans = plan_rows(at_hand, ["xgboost"], with_kmers=True)
     assert [(p.title, p.is_baseline) for p in plans] == [
         ("majority class", True),
         ("4-mers + logistic", True),
@@ -133,6 +134,33 @@ def test_rows_are_planned_with_baselines_first_and_ablations_last() -> None:
         ("fine-tuned, output layer", False),
     ]
     assert len({p.name for p in plans}) == len(plans)
+
+
+def test_tracks_bring_their_own_baselines_and_are_added_to_the_adapted_model() -> None:
+    blocks = {"kmers": "4-mers", "tracks": "tracks", "positional": "letters by position", "random": "random embeddings"}
+    plans = plan_rows(AtHand("binary", {"pretrain": "P", "base": "B", "fused_gate": "G"}, blocks, []), ["logistic"], with_kmers=False)
+    assert {p.name: p.is_baseline for p in plans} == {
+        "majority": True, "kmers_logistic": True, "positional_logistic": True, "tracks_logistic": True, "kmers_tracks_logistic": True,
+        "random_logistic": True, "base_logistic": True, "pretrain_logistic": False, "fused_gate_logistic": False,
+        "pretrain_tracks_logistic": False,
+    }  # fmt: skip
+
+
+def test_with_tracks_the_best_row_is_held_against_each_single_source() -> None:
+    rows = [
+        *_rows(0.6, 0.7, 0.9),
+        _row("tracks_logistic", ("tracks",), 0.95, baseline=True, tilt=-1),
+        _row("shuffled_logistic", ("pretrain_shuffled_tracks",), 0.99),
+    ]
+    compared = {c.name: c for c in compare_rows(rows)}
+    assert compared["best_against_tracks"].row.plan.name == "adapted_logistic", "a control is no model"
+    verdict = judge(list(compared.values()))
+    assert verdict.parts() == {
+        "adaptation": "better", "against_baselines": "worse", "against_tracks": "worse", "against_kmers": "better",
+    }  # fmt: skip
+    assert "the baseline tracks + logistic (0.950) still beats" in verdict.sentence
+    assert "It falls short of tracks" not in verdict.sentence, "which is not told again"
+    assert "It beats 4-mers + logistic (0.700) by 0.200" in verdict.sentence
 
 
 def test_the_adapted_set_is_the_last_step_of_the_adaptation() -> None:

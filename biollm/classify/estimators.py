@@ -1,0 +1,207 @@
+"""The heads as scikit-learn estimators, for scripts: the same fitting as the stage's."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
+
+from biollm.classify.config import Calibration, HeadName, Task, TuneOptions
+from biollm.classify.fitting import FittedHead, Method, fit_head
+from biollm.classify.folds import Pair, inner_folds
+from biollm.classify.heads import heads_for
+from biollm.classify.metrics import FloatArray, IntArray
+from biollm.classify.models import Examples
+from biollm.classify.targets import Targets
+
+
+class _Head(BaseEstimator):  # type: ignore[misc]
+    """What the estimators share: settings are chosen on inner folds by group, then the head is fitted on all rows."""
+
+    def _method(self) -> Method:
+        tune = None if self.tune is None else TuneOptions(trials=self.tune)
+        return Method(
+            self.kind, tune=tune, calibration=getattr(self, "calibration", "none"), abstain=getattr(self, "abstain", None),
+            pca=self.pca, seed=self.seed, settings=self.settings,
+        )  # fmt: skip
+
+    def _fit(self, features: FloatArray, targets: Targets, groups: Any, validation: tuple[FloatArray, Targets] | None) -> Self:
+        heads_for(targets.task, [self.kind])
+        if len(targets) < 2:
+            raise ValueError(
+                f"Found array with {len(targets)} sample; a head needs 2 or more, because settings are chosen on held-out rows"
+            )
+        rows = np.arange(len(targets))
+        if validation is not None:
+            examples = Examples(np.vstack([features, validation[0]]), _joined(targets, validation[1]))
+            pair: Pair = (rows, np.arange(len(targets), len(examples.targets)))
+            self.fitted_: FittedHead = fit_head(self._method(), examples, [pair], False, rows)
+            return self
+        codes = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+        check_consistent_length(features, codes)
+        if targets.query is not None:
+            codes = targets.query if groups is None else codes
+        inner = inner_folds(targets, codes, self.inner_folds, self.seed)
+        self.fitted_ = fit_head(self._method(), Examples(features, targets), inner, True, rows)
+        return self
+
+    def _output(self, X: Any) -> FloatArray:
+        check_is_fitted(self, "fitted_")
+        return self.fitted_.output(validate_data(self, X, reset=False, dtype=np.float64))
+
+
+class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
+    """A head for two or more classes, or (y of 0 and 1, two-dimensional) for several labels at once.
+
+    kind: logistic, ridge, svm, forest, xgboost, mlp. classes: the class set in order, of which y may lack some (their probability is
+    then 0); None: those of y. settings: fixed by hand; else chosen on `inner_folds` folds, from a short list or (tune: trials) by optuna.
+    calibration: none, isotonic, sigmoid, temperature, from out-of-fold scores. abstain: the accuracy that answered rows must reach.
+
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(60, 3))
+    >>> head = HeadClassifier("logistic").fit(X, np.where(X[:, 0] > 0, "exon", "intron"))
+    >>> head.predict(np.array([[2.0, 0.0, 0.0]])).tolist(), head.classes_.tolist()
+    (['exon'], ['exon', 'intron'])
+    """
+
+    def __init__(
+        self,
+        kind: HeadName = "logistic",
+        *,
+        classes: Any = None,
+        settings: dict[str, Any] | None = None,
+        tune: int | None = None,
+        inner_folds: int = 3,
+        calibration: Calibration = "none",
+        abstain: float | None = None,
+        pca: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.classes = classes
+        self.settings = settings
+        self.tune = tune
+        self.inner_folds = inner_folds
+        self.calibration = calibration
+        self.abstain = abstain
+        self.pca = pca
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None, validation: tuple[Any, Any] | None = None) -> Self:
+        """X: (n, columns); y: (n,) or (n, labels); groups: (n,) equal values stay together in the inner folds.
+
+        validation: (X, y) to choose settings on instead of inner folds; the head is then fitted on X, y alone.
+        Raises ValueError (scikit-learn's contract) for NaN, unknown classes or one class only.
+        """
+        table, labels = validate_data(self, X, y, dtype=np.float64, multi_output=True)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = column_or_1d(labels, warn=True)
+        check_classification_targets(labels)
+        self.classes_ = self._class_set(labels)
+        targets = self._targets(labels)
+        held_out = None
+        if validation is not None:
+            other = check_array(validation[0], dtype=np.float64)
+            held_out = (other, self._targets(np.asarray(validation[1])))
+        return self._fit(table, targets, groups, held_out)
+
+    def _class_set(self, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if labels.ndim == 2:
+            return np.arange(labels.shape[1])
+        found = np.unique(labels)
+        if self.classes is None:
+            if len(found) < 2:
+                raise ValueError(f"y holds one class only ({found[0]!r}); HeadClassifier needs two or more classes")
+            return found
+        return np.asarray(self.classes)
+
+    def _targets(self, labels: np.ndarray[Any, Any]) -> Targets:
+        names = tuple(str(name) for name in self.classes_)
+        if labels.ndim == 2:
+            if not np.isin(labels, (0, 1)).all():
+                raise ValueError("y of several labels must hold 0 and 1 only")
+            return Targets("multilabel", names, labels.astype(np.float64))
+        place = {name: i for i, name in enumerate(self.classes_.tolist())}
+        if unknown := sorted({str(value) for value in labels.tolist() if value not in place}):
+            raise ValueError(f"y holds {', '.join(unknown[:5])}, which are not among the classes {', '.join(names)}")
+        codes = np.array([place[value] for value in labels.tolist()], dtype=np.float64)
+        return Targets("binary" if len(names) == 2 else "multiclass", names, codes)
+
+    def predict_proba(self, X: Any) -> FloatArray:
+        """(n, classes) in the order of `classes_`; of labels each on its own."""
+        output = self._output(X)
+        return np.column_stack([1 - output, output]) if output.ndim == 1 else output
+
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+        """(n,) classes, or (n, labels) 0 and 1."""
+        table = self.predict_proba(X)
+        if self.fitted_.task == "multilabel":
+            return (table >= 0.5).astype(np.int64)
+        return np.asarray(self.classes_[table.argmax(axis=1)])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class _Quantity(_Head):
+    """What regression and ranking share."""
+
+    def __init__(
+        self,
+        kind: HeadName = "xgboost",
+        *,
+        settings: dict[str, Any] | None = None,
+        tune: int | None = None,
+        inner_folds: int = 3,
+        pca: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.settings = settings
+        self.tune = tune
+        self.inner_folds = inner_folds
+        self.pca = pca
+        self.seed = seed
+
+    def predict(self, X: Any) -> FloatArray:
+        """(n,) quantities, or rank scores: higher comes first."""
+        return self._output(X)
+
+    def _fit_values(self, task: Task, X: Any, y: Any, groups: Any, query: IntArray | None, validation: Any, other_query: Any) -> Self:
+        table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        held_out = None
+        if validation is not None:
+            other = check_array(validation[0], dtype=np.float64)
+            held_out = (other, Targets(task, (), np.asarray(validation[1], dtype=np.float64), other_query))
+        return self._fit(table, Targets(task, (), values.astype(np.float64), query), groups, held_out)
+
+
+class HeadRegressor(RegressorMixin, _Quantity):  # type: ignore[misc]
+    """A head for a quantity: ridge, svm, forest, xgboost, mlp. The options are those of HeadClassifier."""
+
+    def fit(self, X: Any, y: Any, groups: Any = None, validation: tuple[Any, Any] | None = None) -> Self:
+        """X: (n, columns); y: (n,) numbers; groups, validation: see HeadClassifier.fit."""
+        return self._fit_values("regression", X, y, groups, None, validation, None)
+
+
+class HeadRanker(_Quantity):
+    """A head that ranks records within lists (XGBoost, rank:ndcg)."""
+
+    def fit(self, X: Any, y: Any, query: Any, validation: tuple[Any, Any, Any] | None = None) -> Self:
+        """X: (n, columns); y: (n,) relevance, 0 or more; query: (n,) the list of each; validation: (X, y, query)."""
+        lists = np.unique(np.asarray(query), return_inverse=True)[1].astype(np.int64)
+        other = None
+        if validation is not None:
+            # Lists of the validation rows are numbered on, so that none is taken for one of the train rows.
+            other = lists.max() + 1 + np.unique(np.asarray(validation[2]), return_inverse=True)[1].astype(np.int64)
+        return self._fit_values("ranking", X, y, None, lists, validation, other)
+
+
+def _joined(first: Targets, second: Targets) -> Targets:
+    query = None if first.query is None or second.query is None else np.concatenate([first.query, second.query])
+    return Targets(first.task, first.classes, np.concatenate([first.values, second.values]), query)

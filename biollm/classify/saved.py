@@ -1,0 +1,173 @@
+"""Heads on disk: a folder with the model (skops or XGBoost's UBJSON, no pickle) and head.json, which says all that a prediction needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biollm.classify.calibration import Abstention, Calibrator
+from biollm.classify.config import HeadName, Task
+from biollm.classify.covariates import CovariateEncoder
+from biollm.classify.features import Block, CovariateBlock, EmbeddingBlock, Inputs, compute_block
+from biollm.classify.fitting import FittedHead
+from biollm.classify.heads import HEADS
+from biollm.classify.metrics import BoolArray, FloatArray
+from biollm.classify.rows import no_nan
+from biollm.core.errors import ArtifactError, DataError
+from biollm.core.files import read_sidecar, write_json
+from biollm.core.recipe import Section
+
+CARD = "head.json"
+SCHEMA_VERSION = 1
+
+
+class HeadCard(Section):
+    """head.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    row: str
+    title: str
+    head: HeadName
+    task: Task
+    labels: list[str]
+    classes: list[str]
+    seen: list[bool]
+    features: list[Block]
+    covariates: CovariateEncoder | None
+    columns: int
+    model_file: str
+    settings: dict[str, Any]
+    choice: str
+    pca: int | None
+    calibration: Calibrator | None
+    abstention: Abstention | None
+    fitted_on: str
+    measures: dict[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A head that was read back, with its card."""
+
+    card: HeadCard
+    head: FittedHead
+
+    @property
+    def classes(self) -> list[str]:
+        return self.card.classes
+
+    def features(self, inputs: Inputs) -> FloatArray:
+        """(n, columns) the table that this head reads, from sequences, vectors by embedding set, and a table of tracks and covariates."""
+        return stack_blocks(self.card.features, self.card.covariates, inputs)
+
+    def output(self, features: FloatArray) -> FloatArray:
+        """(n,) probability of the second of two classes, quantity or rank score; (n, C) of classes or labels.
+
+        Raises DataError if the table is of another width or holds NaN or infinity.
+        """
+        table = np.asarray(features, dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != self.card.columns:
+            raise DataError(
+                f"features have the shape {table.shape}; the head '{self.card.row}' was fitted on (rows, {self.card.columns}); "
+                "make them as its head.json says"
+            )
+        if broken := np.flatnonzero(~np.isfinite(table).all(axis=1)).tolist():
+            raise DataError(f"features hold NaN or infinity in {len(broken)} rows, the first is row {broken[0]}; expected finite numbers")
+        return self.head.output(table)
+
+    def predict_proba(self, features: FloatArray) -> FloatArray:
+        """(n, classes) probabilities in the order of `classes`; of labels each on its own. Raises DataError for quantities."""
+        if self.card.task in ("regression", "ranking"):
+            raise DataError(f"the head '{self.card.row}' does {self.card.task}, which has no probabilities; use predict")
+        output = self.output(features)
+        return np.column_stack([1 - output, output]) if output.ndim == 1 else output
+
+    def predict(self, features: FloatArray) -> np.ndarray[Any, Any]:
+        """(n,) names of classes, (n, labels) 0 and 1, or (n,) quantities."""
+        if self.card.task in ("regression", "ranking"):
+            return self.output(features)
+        table = self.predict_proba(features)
+        if self.card.task == "multilabel":
+            return np.asarray(table >= 0.5, dtype=np.int64)
+        return np.asarray(np.array(self.card.classes, dtype=np.str_)[table.argmax(axis=1)])
+
+    def answers(self, features: FloatArray) -> BoolArray:
+        """(n,) where the head is sure enough to answer; all of them if the recipe set no `abstain`."""
+        chosen = self.card.abstention
+        if chosen is None:
+            return np.ones(len(features), dtype=bool)
+        if chosen.confidence is None:
+            return np.zeros(len(features), dtype=bool)
+        return np.asarray(self.predict_proba(features).max(axis=1) >= chosen.confidence)
+
+
+def stack_blocks(blocks: list[Block], covariates: CovariateEncoder | None, inputs: Inputs) -> FloatArray:
+    """(n, columns) the blocks side by side."""
+    parts = []
+    for block in blocks:
+        if isinstance(block, CovariateBlock):
+            assert covariates is not None
+            parts.append(covariates.transform(inputs.table))
+        else:
+            parts.append(compute_block(block, inputs))
+    return np.hstack(parts)
+
+
+def save_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
+    """Write <folder>/<row>.skops or .ubj, then head.json. card: what the head itself does not know (see HeadCard)."""
+    folder.mkdir(parents=True)
+    model_file = f"{card['row']}{head.model.suffix}"
+    head.model.save(folder / model_file)
+    values = HeadCard(
+        head=head.kind,
+        task=head.task,
+        classes=list(head.classes),
+        seen=[bool(flag) for flag in head.seen],
+        columns=head.columns,
+        model_file=model_file,
+        settings=head.settings,
+        choice=head.choice,
+        calibration=head.calibrator,
+        abstention=head.abstention,
+        **card,
+    )
+    write_json(folder / CARD, no_nan(values.model_dump(mode="json")))
+
+
+def load_head(folder: str | Path, model_digest: str | None = None) -> SavedHead:
+    """Open a head folder (…/classify/heads/<row>).
+
+    model_digest: of the model whose embeddings it will be given; None: not checked here.
+    Raises ArtifactError if the folder is no head or damaged, or if it was fitted on embeddings of another model, naming both digests.
+    """
+    folder = Path(folder)
+    path = folder / CARD
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: no head here ({CARD} is missing); expected a folder like results/<recipe>/classify/heads/<row>")
+    card = read_sidecar(path, HeadCard)
+    if card.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(f"{path}: written by another version of biollm (schema {card.schema_version}); run the stage classify again")
+    if model_digest is not None:
+        for block in card.features:
+            if isinstance(block, EmbeddingBlock) and block.model_digest != model_digest:
+                raise ArtifactError(
+                    f"{folder}: fitted on embeddings of the model with digest {block.model_digest} ('{block.set}', {block.title}), "
+                    f"but given those of the model with digest {model_digest}; embed with the model that the head was fitted on, or fit it "
+                    "again"
+                )
+    file = folder / card.model_file
+    if not file.is_file():
+        raise ArtifactError(f"{file}: missing; the head is not whole; run the stage classify again")
+    model = HEADS[card.head].load(file, card.task, len(card.classes))
+    return SavedHead(
+        card,
+        FittedHead(
+            kind=card.head, task=card.task, classes=tuple(card.classes), model=model, settings=card.settings, choice=card.choice,
+            inner_score=float("nan"), columns=card.columns, seen=np.array(card.seen, dtype=bool), calibrator=card.calibration,
+            abstention=card.abstention,
+        ),
+    )  # fmt: skip

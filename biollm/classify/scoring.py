@@ -1,0 +1,186 @@
+"""A row of the table fitted and scored, fold by fold: what it says of every scored record, and the head that is kept."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from biollm.classify.boosting import quantise, threads
+from biollm.classify.calibration import abstention_facts, calibration_curve, confidence_and_right
+from biollm.classify.covariates import CovariateEncoder
+from biollm.classify.data import Dataset
+from biollm.classify.explain import explained_rows, top_features
+from biollm.classify.fitting import FittedHead, Method, fit_head
+from biollm.classify.folds import Fold
+from biollm.classify.heads import HEADS
+from biollm.classify.measures import bootstrap_all, measure_plain, primary_score, without_fold_levels
+from biollm.classify.metrics import BoolArray, FloatArray, Resamples, pr_points, roc_points
+from biollm.classify.models import Examples
+from biollm.classify.rows import COVARIATES, RowPlan, ScoredRow
+from biollm.classify.tables import Tables
+from biollm.classify.targets import Targets
+from biollm.core.seeding import derive_seed
+
+_CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The head that is saved for a row, and the encoder of its covariates."""
+
+    head: FittedHead
+    encoder: CovariateEncoder | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row says. output: (n,) or (n, C) over all labelled records, NaN where none was asked for."""
+
+    output: FloatArray
+    validation: float
+    choice: str = ""
+    kept: Kept | None = None
+    of_fold: tuple[FittedHead, ...] = ()
+    top: tuple[dict[str, Any], ...] = ()
+
+
+def majority_outcome(dataset: Dataset, folds: list[Fold]) -> Outcome:
+    """The share of each class (or the mean) in the train rows, for every record: what a model knows that looks at nothing."""
+    targets = dataset.targets
+    output = _empty(targets)
+    validation = []
+    for fold in folds:
+        output[_asked(fold)] = _constant(targets.take(fold.train))
+        for fitted, tuned in fold.inner:
+            said = _empty(targets)[tuned]
+            said[:] = _constant(targets.take(fitted))
+            validation.append(primary_score(targets.take(tuned), said))
+    return Outcome(output, float(np.nanmean(validation)))
+
+
+def finetuned_outcome(dataset: Dataset, scores: FloatArray) -> Outcome:
+    """scores: of validation and test records, in corpus order."""
+    output = _empty(dataset.targets)
+    output[dataset.mask("validation", "test")] = scores
+    validation = np.flatnonzero(dataset.mask("validation"))
+    return Outcome(output, primary_score(dataset.targets.take(validation), output[validation]))
+
+
+def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fold], keep: Fold, method: Method, seed: int) -> Outcome:
+    """Fit a row's head on every fold, and on `keep`, whose head is kept (the given splits are one fold, which is both)."""
+    output = _empty(dataset.targets)
+    all_folds = folds if keep is folds[0] else [*folds, keep]
+    bins = None
+    if len(all_folds) > 1 and method.kind == "xgboost" and method.pca is None and COVARIATES not in plan.features:
+        bins = quantise(tables.features(plan, None))
+
+    def fit(fold: Fold) -> Kept:
+        own = derive_seed(seed, "classify", plan.name, *([] if fold is keep else [fold.name]))
+        encoder = tables.encoder(plan, fold.train)
+        features = tables.features(plan, encoder)
+        examples = Examples(features, dataset.targets, bins)
+        head = fit_head(Method(**{**method.__dict__, "seed": own}), examples, fold.inner, fold.refit, fold.train)
+        if fold is not keep or keep is folds[0]:
+            output[_asked(fold)] = head.output(features[_asked(fold)])
+        return Kept(head, encoder)
+
+    # XGBoost lets go of the interpreter lock; on tables of this size its own threads wait more than they work.
+    with ThreadPoolExecutor(1 if bins is None else threads()) as pool:
+        fitted = list(pool.map(fit, all_folds))
+    kept, heads = fitted[-1], [each.head for each in fitted[: len(folds)]]
+    columns = tables.features(plan, kept.encoder)
+    shown = explained_rows(columns[keep.train])
+    top = top_features(HEADS[method.kind].explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
+    choice = kept.head.choice
+    return Outcome(output, float(np.mean([head.inner_score for head in heads])), choice, kept, tuple(heads), tuple(top))
+
+
+def score_row(plan: RowPlan, outcome: Outcome, dataset: Dataset, folds: list[Fold], resamples: Resamples) -> ScoredRow:
+    """The measures of a row on all scored records together, their resamples, and each fold's own."""
+    scored = scored_rows(folds)
+    targets, output = dataset.targets.take(scored), outcome.output[scored]
+    ranked = _ranked(outcome, dataset.targets, folds)[scored]
+    of_folds = []
+    if len(folds) > 1:
+        for fold in folds:
+            values = measure_plain(dataset.targets.take(fold.test), outcome.output[fold.test])
+            of_folds.append({"fold": fold.name, "records": len(fold.test), "choice": "", **values})
+        for facts, head in zip(of_folds, outcome.of_fold, strict=False):
+            facts["choice"] = head.choice
+    more: dict[str, Any] = {"top_features": list(outcome.top)}
+    if outcome.kept is not None and outcome.top:
+        more["top_features_by"] = HEADS[outcome.kept.head.kind].explained_by
+    if outcome.kept is not None and outcome.kept.head.abstention is not None:
+        more["abstention"] = _abstention(outcome, dataset.targets, folds)
+    return ScoredRow(
+        plan,
+        targets.task,
+        outcome.choice,
+        outcome.validation,
+        measure_plain(targets, output, ranked),
+        bootstrap_all(targets, output, resamples, ranked),
+        of_folds,
+        more,
+    )
+
+
+def scored_rows(folds: list[Fold]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The numbers of the records that scores are of, in corpus order."""
+    return np.sort(np.concatenate([fold.test for fold in folds])).astype(np.int64)
+
+
+def _abstention(outcome: Outcome, targets: Targets, folds: list[Fold]) -> dict[str, Any]:
+    assert outcome.kept is not None
+    chosen = outcome.kept.head.abstention
+    assert chosen is not None
+    if len(folds) == 1:
+        return abstention_facts(chosen, targets.take(folds[0].test), outcome.output[folds[0].test])
+    answered, right = [], []
+    for fold, head in zip(folds, outcome.of_fold, strict=True):
+        confidence, is_right = confidence_and_right(targets.take(fold.test), outcome.output[fold.test])
+        limit = head.abstention.confidence if head.abstention is not None else None
+        answered.append(confidence >= limit if limit is not None else np.zeros(len(confidence), dtype=bool))
+        right.append(is_right)
+    mask, hits = np.concatenate(answered), np.concatenate(right)
+    accuracy = float(hits[mask].mean()) if mask.any() else None
+    return chosen.model_dump() | {"coverage": float(mask.mean()), "accuracy": accuracy}
+
+
+def curves(outcome: Outcome, targets: Targets, folds: list[Fold]) -> dict[str, dict[str, list[float]]]:
+    """roc, pr and calibration of a row, thinned to 200 points; of several classes or labels all decisions together (micro-average)."""
+    scored = scored_rows(folds)
+    truth, output = targets.take(scored), outcome.output[scored]
+    ranked = _ranked(outcome, targets, folds)[scored].ravel()
+    if truth.task in ("regression", "ranking"):
+        return {}
+    member: BoolArray = truth.of_class().ravel()
+    fpr, tpr = roc_points(member, ranked, _CURVE_POINTS)
+    recall, precision = pr_points(member, ranked, _CURVE_POINTS)
+    return {
+        "roc": {"fpr": fpr, "tpr": tpr},
+        "pr": {"recall": recall, "precision": precision},
+        "calibration": calibration_curve(truth, output),
+    }
+
+
+def _ranked(outcome: Outcome, targets: Targets, folds: list[Fold]) -> FloatArray:
+    return without_fold_levels(targets, outcome.output, [(fold.train, fold.test) for fold in folds])
+
+
+def _constant(train: Targets) -> FloatArray | float:
+    if train.task in ("multiclass", "multilabel"):
+        return np.asarray(train.of_class().mean(axis=0))
+    return float(train.values.mean())
+
+
+def _empty(targets: Targets) -> FloatArray:
+    wide = targets.task in ("multiclass", "multilabel")
+    return np.full((len(targets), len(targets.classes)) if wide else len(targets), np.nan)
+
+
+def _asked(fold: Fold) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The records that a fold's head is asked about: those it is scored on, and of the given splits the validation records too."""
+    return fold.test if fold.refit else np.concatenate([fold.inner[0][1], fold.test])

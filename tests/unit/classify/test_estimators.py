@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import check_estimator
+
+from biollm.classify import HeadClassifier, HeadRanker, HeadRegressor
+from biollm.core.errors import ConfigError
+
+
+@pytest.mark.parametrize("estimator", [HeadClassifier("logistic"), HeadRegressor("ridge")], ids=["classifier", "regressor"])
+def test_the_scikit_learn_contract_is_kept(estimator: HeadClassifier | HeadRegressor) -> None:
+    found = check_estimator(estimator, on_fail=None, on_skip=None)
+    assert [check["check_name"] for check in found if check["status"] == "failed"] == []
+    assert len(found) > 40
+
+
+def test_importing_the_package_loads_neither_xgboost_nor_scikit_learn() -> None:
+    code = "import biollm.classify, sys; print(sorted({'sklearn', 'xgboost', 'optuna', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def _table(rows: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 4))
+    return X, X[:, 0] + 0.3 * rng.normal(size=rows)
+
+
+def test_a_class_set_may_hold_classes_that_y_lacks() -> None:
+    X, signal = _table()
+    y = np.where(signal > 0, "exon", "intron")
+    head = clone(HeadClassifier("xgboost", classes=["exon", "intron", "utr"], calibration="isotonic", abstain=0.9)).fit(X, y)
+    table = head.predict_proba(X)
+    assert table.shape == (90, 3)
+    assert not table[:, 2].any()
+    assert (head.predict(X) == y).mean() > 0.8
+    assert head.fitted_.abstention.confidence is not None
+    with pytest.raises(ValueError, match="y holds exon, which are not among the classes intron, utr"):
+        HeadClassifier(classes=["intron", "utr"]).fit(X, y)
+
+
+def test_validation_rows_choose_and_are_not_fitted() -> None:
+    X, signal = _table()
+    y = (signal > 0).astype(int)
+    given = HeadClassifier("logistic").fit(X[:60], y[:60], validation=(X[60:], y[60:]))
+    fixed = HeadClassifier("logistic", settings=given.fitted_.settings).fit(X[:60], y[:60])
+    assert np.allclose(given.predict_proba(X), fixed.predict_proba(X))
+
+
+def test_several_labels_and_ranked_lists() -> None:
+    X, signal = _table()
+    labels = np.column_stack([signal > 0, signal > 0.5]).astype(int)
+    assert (HeadClassifier("logistic").fit(X, labels).predict(X) == labels).mean() > 0.85
+    query = np.repeat(np.arange(9), 10)
+    ranker = HeadRanker().fit(X, np.digitize(signal, [0, 1]), query)
+    assert np.corrcoef(ranker.predict(X), signal)[0, 1] > 0.6
+    relevance = np.digitize(signal, [0, 1])
+    held_out = (X[60:], relevance[60:], query[60:])
+    again = HeadRanker().fit(X[:60], relevance[:60], query[:60], validation=held_out)
+    assert again.predict(X).shape == (90,)
+
+
+def test_a_head_that_cannot_do_the_task_is_refused() -> None:
+    X, signal = _table()
+    with pytest.raises(ConfigError, match="names logistic, which cannot do regression; expected some of ridge"):
+        HeadRegressor("logistic").fit(X, signal)
