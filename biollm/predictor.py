@@ -1,0 +1,265 @@
+"""A saved head that scores new records, with the model whose embeddings it was fitted on: found beside it, checked by digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+
+from biollm.classify.config import CLASS_TASKS
+from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, TrackBlock
+from biollm.classify.metrics import BoolArray, FloatArray
+from biollm.classify.rows import BASE, SHUFFLED
+from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head
+from biollm.core.alphabets import Modality
+from biollm.core.artifacts import MANIFEST, open_artifact
+from biollm.core.errors import ArtifactError, ConfigError, DataError, listed
+from biollm.core.files import read_json
+from biollm.core.progress import say
+from biollm.core.resources import HUB, PACKAGE, digest_folder, digest_resource, model_folder, resolve_base
+from biollm.corpus.columns import COVERAGE, TRACK
+from biollm.embed.config import Config as EmbedConfig
+from biollm.embed.embedder import Embedder
+from biollm.embed.inputs import ID_COLUMN
+from biollm.embed.reading import GivenTracks
+from biollm.ingest.records.clean import cleaner_of
+from biollm.ingest.records.config import SmilesOptions
+from biollm.modeling.base import normal_folder
+from biollm.modeling.vocabulary import DomainVocabulary
+
+_STAGES = ("expand", "pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Some records to score. table: a row each, with the tracks and covariates that the head reads; tracks: those that the model reads."""
+
+    ids: list[str]
+    sequences: list[str]
+    table: pl.DataFrame
+    tracks: list[GivenTracks] | None = None
+
+    @classmethod
+    def of(cls, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Records:
+        """Records that are nothing but sequences."""
+        names = list(ids) if ids is not None else [str(i) for i in range(len(sequences))]
+        return cls(names, list(sequences), pl.DataFrame({ID_COLUMN: names}, schema={ID_COLUMN: pl.String}))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A head with what makes its features. modality: what its sequences are written in."""
+
+    head: SavedHead
+    modality: Modality
+    embedders: dict[str, Embedder]
+
+    @classmethod
+    def open(cls, head: str | Path, model: str | Path | None = None, modality: Modality | None = None) -> Predictor:
+        """Open a head folder, or the best adapted head of a results folder (best on validation or inner rows; stderr says which).
+
+        model: the model that it reads; default: the one beside the head, results/<recipe>/<stage>, or the base that the recipe named.
+        modality: of the sequences; default: what the results or the model say.
+        Raises ArtifactError if there is no head, or if the model is not the one that the head was fitted on, naming both digests;
+        ConfigError where model or modality cannot be known and was not given, or the modality is not what these say.
+        """
+        folder = find_head(Path(head))
+        card = load_head(folder).card
+        blocks = [block for block in card.features if isinstance(block, EmbeddingBlock)]
+        models = {block.set: _find_model(folder, block, model) for block in blocks}
+        digests = {_digest_of(place) for place in models.values()}
+        saved = load_head(folder, digests.pop() if digests else None)
+        folders = {name: normal_folder(place)[0] for name, place in models.items()}
+        told = _find_modality(folder, card, list(folders.values()))
+        if modality is not None and told is not None and modality != told:
+            raise ConfigError(f"{folder}: reads {told}, but modality is {modality}; leave it out, or choose another head")
+        known = modality or told
+        if known is None:
+            raise ConfigError(
+                f"{folder}: neither the head nor its model says what its sequences are; say it with --modality (dna, protein, text, …)"
+            )
+        return cls(saved, known, {block.set: _embedder(folders[block.set], block) for block in blocks})
+
+    @cached_property
+    def channels(self) -> list[str]:
+        """The measured tracks that the embedding models read."""
+        fused = [e.fusion for e in self.embedders.values() if e.fusion is not None and e.settings.tracks == "auto"]
+        return list(dict.fromkeys(c.name for spec in fused for c in spec.channels if c.computed is None))
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns that a table needs beside the sequence: tracks and covariates."""
+        found = [TRACK + name for name in self.channels]
+        for block in self.head.card.features:
+            if isinstance(block, TrackBlock):
+                found += [TRACK + name for name in block.tracks] + [COVERAGE + name for name in block.with_coverage]
+            elif isinstance(block, CovariateBlock):
+                found += block.covariates
+        return list(dict.fromkeys(found))
+
+    def features(self, records: Records) -> FloatArray:
+        """(n, columns) what the head reads of some records. Raises DataError naming a record that cannot be read."""
+        sequences = self._clean(records)
+        vectors: dict[str, FloatArray] = {}
+        for name, embedder in self.embedders.items():
+            tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
+            found = embedder.embed(sequences, tracks, names=records.ids, show_progress=False)
+            vectors[name] = found.astype(np.float64)
+        self._check_tracks(sequences, records)
+        return self.head.features(Inputs(sequences, vectors, records.table))
+
+    def output(self, records: Records) -> FloatArray:
+        """(n,) probability of the second of two classes, quantity or rank score; (n, C) probabilities of classes or labels."""
+        return self.head.output(self.features(records))
+
+    def table(self, records: Records) -> pl.DataFrame:
+        """The predictions as `biollm predict` writes them, a row for each record (see docs/predict.md)."""
+        features = self.features(records)
+        answers = self.head.answers(features) if self.head.card.task in CLASS_TASKS else None
+        return as_table(self.head.card, records.ids, self.head.output(features), answers)
+
+    def _check_tracks(self, sequences: Sequence[str], records: Records) -> None:
+        """Raises DataError naming a record whose tracks, as the head itself reads them, are not one number for each letter."""
+        lengths = pl.Series([len(sequence) for sequence in sequences], dtype=pl.UInt32)
+        for block in (block for block in self.head.card.features if isinstance(block, TrackBlock)):
+            for column in (*(TRACK + name for name in block.tracks), *(COVERAGE + name for name in block.with_coverage)):
+                if (values := records.table[column]).dtype == pl.Null:
+                    continue  # no record has any
+                inner = getattr(values.dtype, "inner", None)
+                if inner is None or not (inner.is_numeric() or inner == pl.Null):
+                    raise DataError(f"column {column} holds {values.dtype}; expected lists of numbers; give a Parquet table")
+                found = values.cast(pl.List(pl.Float32)).list.len()
+                if (bad := (found != lengths).fill_null(False).arg_true()).len():
+                    i = bad[0]
+                    raise DataError(
+                        f"record {records.ids[i]}: {column} has {found[i]} values, but the sequence has {lengths[i]} letters; "
+                        "give one for each"
+                    )
+
+    def _clean(self, records: Records) -> list[str]:
+        clean = cleaner_of(self.modality, SmilesOptions())
+        found = []
+        for name, raw in zip(records.ids, records.sequences, strict=True):
+            cleaned = clean(raw)
+            if problem := cleaned.wrong or cleaned.drop:
+                raise DataError(f"record {name}: {problem} (the head reads {self.modality})")
+            found.append(cleaned.sequence)
+        return found
+
+
+def as_table(card: HeadCard, ids: Sequence[str], output: FloatArray, answers: BoolArray | None) -> pl.DataFrame:
+    """Predictions as columns: id and score of two classes, quantities and ranks; score, probability_<class> of several classes, where the
+    score is that of the predicted one; probability_<label> and predicted_<label> of labels. Classes have `predicted` and `answers` too."""
+    columns: dict[str, pl.Series] = {"id": pl.Series(ids, dtype=pl.String)}
+    if card.task == "multilabel":
+        for i, name in enumerate(card.classes):
+            columns |= {
+                f"probability_{name}": pl.Series(output[:, i]),
+                f"predicted_{name}": pl.Series((output[:, i] >= 0.5).astype(np.int8)),
+            }
+        return pl.DataFrame(columns)
+    columns["score"] = pl.Series(output if output.ndim == 1 else output.max(axis=1), dtype=pl.Float64)
+    if card.task in ("binary", "multiclass"):
+        called = (output > 0.5).astype(np.int64) if output.ndim == 1 else output.argmax(axis=1)
+        columns["predicted"] = pl.Series([card.classes[i] for i in called.tolist()], dtype=pl.String)
+        if output.ndim == 2:
+            columns |= {f"probability_{name}": pl.Series(output[:, i]) for i, name in enumerate(card.classes)}
+        assert answers is not None
+        columns["answers"] = pl.Series(answers)
+    return pl.DataFrame(columns)
+
+
+# --- which head, which model ---------------------------------------------------------------------------------------------------
+
+
+def find_head(place: Path) -> Path:
+    """The folder of a head: `place` itself, or of the results in it the adapted head that was best where choices are made.
+
+    Raises ArtifactError if there is none.
+    """
+    if (place / CARD).is_file():
+        return place
+    stage = place if (place / "heads").is_dir() else place / "classify"
+    if not (stage / "heads").is_dir():
+        raise ArtifactError(
+            f"{place}: neither a head ({CARD} is missing) nor results with heads; "
+            "expected results/<recipe> or results/<recipe>/classify/heads/<row>; make one with: biollm run <recipe>"
+        )
+    facts = open_artifact(stage).facts
+    key = f"validation_{facts['measure']['name']}"
+    able = [row for row in facts["rows"] if (stage / "heads" / row["name"] / CARD).is_file()]
+    adapted = [row for row in able if not row["is_baseline"] and SHUFFLED not in row["features"] and row[key] is not None]
+    if not adapted:
+        names = [row["name"] for row in able]
+        raise ArtifactError(f"{stage}: no adapted model has a head here; name one of {listed(names)}: {stage / 'heads'}/<row>")
+    best = max(adapted, key=lambda row: float(row[key]))
+    say(f"head: {best['name']} ({best['title']}), of {len(adapted)} the best by {facts['measure']['title']} in validation, {best[key]:.4f}")
+    return stage / "heads" / str(best["name"])
+
+
+def _find_model(head: Path, block: EmbeddingBlock, given: str | Path | None) -> Path:
+    """The folder (or GGUF file) of the model that a head reads."""
+    if block.set == SHUFFLED:
+        raise ConfigError(f"{head}: reads the tracks of other records, a control that predicts nothing; choose another head")
+    if given is not None:
+        return Path(given) if Path(given).is_file() else model_folder(given)
+    remedy = f"name the model that it was fitted on ({block.title}) with --model"
+    results = head.absolute().parents[2]
+    if block.set != BASE:
+        stage = next((name for name in _STAGES if block.set.startswith(name)), block.set)
+        if not (results / stage / MANIFEST).is_file():
+            raise ArtifactError(f"{head}: its model is not beside it in {results / stage}; {remedy}")
+        return results / stage
+    made = _inputs_of(results / "embed")
+    name = next((name for name, digest in made.items() if digest == block.model_digest), None)
+    if name is None or not name.startswith((PACKAGE, HUB)):
+        raise ArtifactError(f"{head}: where its base model lies is not known{f' ({name} beside the recipe)' if name else ''}; {remedy}")
+    return resolve_base(name, Path())
+
+
+def _inputs_of(artifact: Path) -> dict[str, str]:
+    path = artifact / MANIFEST
+    return dict(read_json(path)["inputs"]) if path.is_file() else {}
+
+
+def _digest_of(model: Path) -> str:
+    """The digest that head.json knows a model by: its artifact's, or that of its files."""
+    if model.is_file():
+        return digest_resource(model.name, model.parent)
+    return open_artifact(model).digest if (model / MANIFEST).is_file() else digest_folder(model)
+
+
+def _find_modality(head: Path, card: HeadCard, models: list[Path]) -> Modality | None:
+    """What the results, the head or its models say that sequences are; None if none does."""
+    manifest = head.absolute().parents[2] / "ingest" / MANIFEST
+    if manifest.is_file():
+        return cast(Modality, read_json(manifest)["facts"].get("modality", "dna"))
+    if of_kmers := [block.modality for block in card.features if isinstance(block, KmerBlock)]:
+        return of_kmers[0]
+    for folder in models:
+        vocabulary = DomainVocabulary.load(folder)
+        if vocabulary is not None and (domain := vocabulary.sequence_domain()) is not None:
+            return domain.modality
+    return None
+
+
+def _embedder(folder: Path, block: EmbeddingBlock) -> Embedder:
+    """As the stage embed opened it: the base has no domain vocabulary, so it reads a sequence as text."""
+    made = EmbedConfig.model_validate(block.settings["recipe"])
+    is_base = block.set == BASE
+    return Embedder(
+        folder,
+        pooling=made.pooling,
+        layer=made.layer,
+        layer_pooling=made.layer_pooling,
+        strands="forward" if is_base else made.strands,
+        input="text" if is_base else "sequence",
+        tracks="off" if block.set.endswith("_without_tracks") else "auto",
+        precision=made.precision,
+        tokens_per_batch=made.tokens_per_batch,
+    )
