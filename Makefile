@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint tokenizers bench lock clean
+.PHONY: demo test lint docs tokenizers bench lock clean
 
 demo: $(READY)  ## the main job on real genomes: minutes on two cores, no GPU, no network
 	$(BIN)/biollm run pipelines/quickstart.yaml
@@ -16,6 +16,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## build the documentation into build/docs, warnings are errors; `make test` does it too
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tokenizers: $(READY)  ## make the ready tokenizers under tokenizers/ again, byte for byte
 	$(BIN)/python -m biollm.tokenizer.ready
@@ -37,4 +40,4 @@ lock: $(READY)  ## write what is installed now as the new lock file
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf $(VENV) results .snakemake
+	rm -rf $(VENV) results build .snakemake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import altair as alt
@@ -9,30 +10,34 @@ import altair as alt
 from biollm.report.projection import EmbeddingMap
 
 _ROLES = ["adapted", "baseline"]
-_HEADS = ["logistic", "XGBoost", "own output layer"]
-_HEAD_DASHES = [[1, 0], [6, 3], [2, 2]]
+OWN_LAYER = "own output layer"
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [12, 3], [4, 4]]
 _FADED = 0.12
+# Of all curves of a figure together: many rows have coarser curves, so that the page stays small.
+_CURVE_POINTS = 3000
 _ROW_PIXELS = 46
 # What the stage `expand` calls the base model as it came.
 NO_NEW_TOKENS = "no new tokens"
 
 
-def forest(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every row's score with its interval, baselines in another colour; a switch between AUROC and AUPRC."""
+def forest(rows: list[dict[str, Any]], measures: dict[str, str]) -> dict[str, Any]:
+    """Every row's score with its interval, baselines in another colour; a switch between the measures (key in the rows: title)."""
     values = [
         {
             "row": row["title"],
             "role": "baseline" if row["is_baseline"] else "adapted",
-            "measure": measure.upper(),
+            "measure": title,
             "score": row[measure],
             "low": row[f"{measure}_low"],
             "high": row[f"{measure}_high"],
             "text": f"{row[measure]:.3f}",
         }
-        for measure in ("auroc", "auprc")
+        for measure, title in measures.items()
         for row in rows
+        if row[measure] is not None and row[f"{measure}_low"] is not None
     ]
-    measure = alt.param(name="measure", value="AUROC", bind=alt.binding_radio(options=["AUROC", "AUPRC"], name="Measure: "))
+    titles = list(measures.values())
+    measure = alt.param(name="measure", value=titles[0], bind=alt.binding_radio(options=titles, name="Measure: "))
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("row:N", sort=None, axis=None),
         tooltip=[
@@ -55,38 +60,71 @@ def forest(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def roc(curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """ROC curves; colour says the features, dashes the head. curves: title, features, head, fpr, tpr."""
+    """ROC curves with the diagonal of chance. curves: title, features, head, fpr, tpr."""
+    return _curves(curves, ("fpr", "false positive rate"), ("tpr", "true positive rate"), with_diagonal=True)
+
+
+def precision_recall(curves: list[dict[str, Any]]) -> dict[str, Any]:
+    """Precision-recall curves. curves: title, features, head, recall, precision."""
+    return _curves(curves, ("recall", "recall"), ("precision", "precision"))
+
+
+def calibration(curves: list[dict[str, Any]]) -> dict[str, Any]:
+    """Observed against predicted probability, with the diagonal. curves: title, features, head, predicted, observed."""
+    return _curves(curves, ("predicted", "predicted probability"), ("observed", "share of positives"), with_diagonal=True, with_points=True)
+
+
+def _curves(
+    curves: list[dict[str, Any]], x: tuple[str, str], y: tuple[str, str], *, with_diagonal: bool = False, with_points: bool = False
+) -> dict[str, Any]:
+    """Curves within the unit square; colour says the features, dashes the head. x, y: key in the curves and title of the axis."""
     values = [
-        {"row": curve["title"], "features": curve["features"], "head": curve["head"], "fpr": fpr, "tpr": tpr, "order": i}
+        {"row": curve["title"], "features": curve["features"], "head": curve["head"], x[0]: a, y[0]: b, "order": i}
         for curve in curves
-        for i, (fpr, tpr) in enumerate(zip(curve["fpr"], curve["tpr"], strict=True))
+        for i, (a, b) in enumerate(_thinned(list(zip(curve[x[0]], curve[y[0]], strict=True)), _CURVE_POINTS // len(curves)))
     ]
     chosen = alt.selection_point(fields=["features"], bind="legend")
     share = alt.Axis(format=".1f", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    unit = alt.Scale(domain=[0, 1])
     columns = alt.ExprRef("width < 480 ? 1 : 3")
+    heads = list(dict.fromkeys(curve["head"] for curve in curves))
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("fpr:Q", title="false positive rate", axis=share),
-        y=alt.Y("tpr:Q", title="true positive rate", axis=share),
+        x=alt.X(f"{x[0]}:Q", title=x[1], axis=share, scale=unit),
+        y=alt.Y(f"{y[0]}:Q", title=y[1], axis=share, scale=unit),
         detail="row:N",
         order="order:Q",
-        tooltip=["row:N", alt.Tooltip("fpr:Q", format=".3f"), alt.Tooltip("tpr:Q", format=".3f")],
+        tooltip=["row:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name, _ in (x, y))],
     )
-    lines = base.mark_line(strokeWidth=2, interpolate="linear").encode(
+    lines = base.mark_line(strokeWidth=2, interpolate="linear", point=with_points).encode(
         color=alt.Color(
             "features:N", sort=None, legend=alt.Legend(title="features (click to single out)", orient="bottom", columns=columns)
         ),
         strokeDash=alt.StrokeDash(
             "head:N",
-            scale=alt.Scale(domain=_HEADS, range=_HEAD_DASHES),
+            scale=alt.Scale(domain=heads, range=[_DASHES[i % len(_DASHES)] for i in range(len(heads))]),
             legend=alt.Legend(title="head", orient="bottom", columns=columns, symbolType="stroke"),
         ),
         opacity=alt.condition(chosen, alt.value(1), alt.value(_FADED)),
     )
     # Wide invisible points, so that a finger need not hit a line of two pixels.
     hover = base.mark_point(size=80, opacity=0)
-    chance = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(strokeDash=[2, 4], strokeWidth=1, opacity=0.6)
-    diagonal = chance.encode(x="x:Q", y="y:Q")
-    return _spec(alt.layer(diagonal, lines.add_params(chosen), hover).properties(height=440))
+    layers = [lines.add_params(chosen), hover]
+    if with_diagonal:
+        ends = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+        layers.insert(0, ends.mark_line(strokeDash=[2, 4], strokeWidth=1, opacity=0.6).encode(x="x:Q", y="y:Q"))
+    return _spec(alt.layer(*layers).properties(height=440))
+
+
+def _thinned(points: list[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
+    """At most `limit` (and no less than 20) points of a curve, evenly spread, its ends among them.
+
+    >>> _thinned([(i / 100, 0.0) for i in range(101)], 20)[::19]
+    [(0.0, 0.0), (1.0, 0.0)]
+    """
+    limit = max(20, limit)
+    if len(points) <= limit:
+        return points
+    return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def training_curve(points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,7 +137,7 @@ def training_curve(points: list[dict[str, Any]]) -> dict[str, Any]:
         alt.Chart(alt.Data(values=points))
         .mark_line(point=alt.OverlayMarkDef(size=30), strokeWidth=2)
         .encode(
-            x=alt.X("step:Q", title="step"),
+            x=alt.X("step:Q", title="step", axis=alt.Axis(labelExpr="datum.value % 1 ? '' : format(datum.value, ',')")),
             y=alt.Y("loss_nats:Q", title="loss, nats per predicted token or record", scale=alt.Scale(zero=False)),
             color=alt.Color("series:N", sort=None, legend=legend),
             opacity=alt.condition(chosen, alt.value(1), alt.value(_FADED)),
@@ -148,26 +186,49 @@ def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
 
 
 def embedding_map(embedded: EmbeddingMap, label: str) -> dict[str, Any]:
-    """Records on two principal components, coloured by label."""
-    chosen = alt.selection_point(fields=["label"], bind="legend")
-    first, second = (f"component {i + 1} ({100 * share:.0f} % of variance)" for i, share in enumerate(embedded.share))
-    chart = (
-        alt.Chart(alt.Data(values=embedded.points))
-        .mark_circle(size=16)
-        .encode(
-            x=alt.X("x:Q", title=first, scale=alt.Scale(zero=False)),
-            y=alt.Y("y:Q", title=second, scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "label:N",
-                scale=alt.Scale(domain=[label, f"not {label}"]),
-                legend=alt.Legend(title=None, orient="top", symbolOpacity=1, symbolSize=80),
-            ),
-            opacity=alt.condition(chosen, alt.value(0.6), alt.value(0.04)),
-            tooltip=["id:N", "source:N", "label:N"],
-        )
-        .add_params(chosen)
+    """Records in two dimensions; the reader chooses the view, if there are two, and whether the label or the split gives the colours."""
+    colours = {label: "label", "split": "split", "source": "source"} if label != "source" else {"source": "source", "split": "split"}
+    show = alt.param(name="colours", value=label, bind=alt.binding_radio(options=list(colours), name="Colours: "))
+    chosen = alt.selection_point(fields=["colour"], bind="legend")
+    views = embedded.views[::-1]  # UMAP first, where it was drawn
+    several = len(views) > 1
+    view = alt.param(name="view", value=views[0], bind=alt.binding_radio(options=list(views), name="View: ") if several else alt.Undefined)
+    chart = alt.Chart(alt.Data(values=embedded.points)).transform_calculate(
+        colour=" : ".join([*(f"colours === {json.dumps(name)} ? datum.{field}" for name, field in colours.items()), "''"]),
+        x="datum['x_' + view]",
+        y="datum['y_' + view]",
     )
-    return _spec(chart.properties(height=360))
+    axis = alt.Axis(labels=False, ticks=False, grid=False)  # only nearness means something
+    return _spec(
+        chart.mark_circle(size=16)
+        .encode(
+            x=alt.X("x:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
+            y=alt.Y("y:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
+            color=alt.Color("colour:N", legend=alt.Legend(title=None, orient="top", columns=3, symbolOpacity=1, symbolSize=80)),
+            opacity=alt.condition(chosen, alt.value(0.6), alt.value(0.04)),
+            tooltip=["id:N", "source:N", "label:N", "split:N"],
+        )
+        .add_params(view, show, chosen)
+        .properties(height=360)
+    )
+
+
+def norms(diagnosed: dict[str, Any]) -> dict[str, Any]:
+    """Norms of vectors against the mean level of their records, before and after the adaptation. diagnosed: of one channel."""
+    stages = {"expand": "before", "pretrain": "after"}
+    values = [
+        {"level": level, "norm": norm, "model": stages[model]}
+        for model, of_model in diagnosed["norms"].items()
+        for level, norm in zip(diagnosed["levels"], of_model, strict=True)
+    ]
+    colour = alt.Color("model:N", scale=alt.Scale(domain=list(stages.values())), legend=alt.Legend(title=None, orient="top"))
+    level = alt.X("level:Q", axis=alt.Axis(title=f"mean {diagnosed['channel']} level of the record", tickCount=6))
+    norm = alt.Y("norm:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="length of its vector"))
+    tooltip = [alt.Tooltip("model:N"), *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("level", "norm"))]
+    points = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=40, opacity=0.7)
+    return _spec(
+        points.encode(x=level, y=norm, color=colour, shape=alt.Shape("model:N", legend=None), tooltip=tooltip).properties(height=260)
+    )
 
 
 def _spec(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:

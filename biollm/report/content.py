@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A Vega-Lite chart. `alt` is what a screen reader says instead of it."""
+    """A Vega-Lite chart. `alt` is what a screen reader says instead of it. is_wide: it needs the whole width of the page."""
 
     id: str
     title: str
@@ -50,6 +50,7 @@ class Figure:
     alt: str
     spec: dict[str, Any]
     sources: list[Source]
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from biollm.report.content import Section
-from biollm.report.facts import Facts
+from biollm.report.facts import Facts, domain_of
+from biollm.report.outcome import verdict
 from biollm.report.sections import tiles
 
 
@@ -28,7 +29,9 @@ def render_page(facts: Facts, content: list[Section]) -> str:
     }
     return environment.get_template("page.html.j2").render(
         facts=facts,
-        adapted_to=", ".join(facts["stages"]["ingest"]["facts"]["sources"]),
+        verdict=verdict(facts),
+        adapted_to=domain_of(facts),
+        version=next(iter(facts["stages"].values()))["versions"]["biollm"],
         tiles=tiles(facts),
         sections=content,
         specs=specs,

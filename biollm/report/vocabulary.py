@@ -15,7 +15,7 @@ from biollm.report.facts import Facts, facts_of, source_of
 from biollm.report.numbers import MISSING, count, decimal, percent
 
 # What a token is counted against. Of text, words are: the base knows its letters.
-_UNITS = {"dna": "base", "rna": "base", "protein": "residue", "smiles": "letter", "text": "word"}
+_UNITS = {"dna": "base", "methylated_dna": "base", "rna": "base", "protein": "residue", "smiles": "letter", "text": "word"}
 _STRATEGIES = {"isolate": "isolate: residues as private letters", "continue": "continue: words in the base's letters"}
 _KINDS = {"bpe": "BPE", "wordpiece": "WordPiece", "unigram": "Unigram", "kmer": "k-mers", "char": "single letters"}
 _OBJECTIVES = {

@@ -15,14 +15,20 @@ import pytest
 from biollm.core.job import Job
 from biollm.report.config import Config
 from biollm.report.content import Section
-from biollm.report.facts import Facts
+from biollm.report.facts import Facts, gather
+from biollm.report.markdown import escaped
+from biollm.report.sections import sections
 from biollm.report.stage import run
 from biollm.report.vocabulary import new_rows, vocabulary
 
 ReportJob = Callable[..., Job[Config]]
 _MAX_BYTES = 5_000_000
 _OPTIONAL = ("tokenizer", "merge", "expand", "pretrain", "finetune", "embed")
-_FIGURES = ["forest", "roc", "map-base", "map-pretrain", "initialisers", "pretraining", "finetuning"]
+_SECTIONS = [
+    "adapted", "help", "cost", "vocabulary", "new-rows", "training", "finetuning", "maps", "thresholds", "calibration", "baselines",
+    "features", "fusion", "data", "leakage", "provenance",
+]  # fmt: skip
+_FIGURES = ["forest", "initialisers", "pretraining", "finetuning", "map-base", "map-pretrain", "roc", "pr", "calibration"]
 
 
 class _Page(HTMLParser):
@@ -88,7 +94,7 @@ def test_the_verdict_and_every_section_are_in_the_page(report_job: ReportJob) ->
     assert job.facts_of("classify")["verdict"] in text
     assert "Fly & yeast" in text
     assert facts["figures"] == _FIGURES
-    assert len(facts["sections"]) == 12
+    assert facts["sections"] == _SECTIONS, "what was adapted, did it help, what it cost, and then the details"
     for shown in (
         "4.31",
         "25,000",
@@ -156,8 +162,8 @@ def test_stages_that_did_not_run_are_left_out(report_job: ReportJob, missing: tu
     left_out = {
         "merge": {"vocabulary"}, "expand": {"new-rows", "fusion"}, "pretrain": {"training"}, "finetune": {"finetuning"}, "embed": {"maps"},
     }  # fmt: skip
-    for stage, sections in left_out.items():
-        assert (stage in missing) == sections.isdisjoint(facts["sections"])
+    for stage, names in left_out.items():
+        assert (stage in missing) == names.isdisjoint(facts["sections"])
     _Page((job.out / "report.html").read_text())
 
 
@@ -289,11 +295,81 @@ def test_a_model_that_was_never_loaded_has_no_loss_and_the_page_says_why(stage_f
     assert "to the output table" in section.prose[0]
 
 
+def test_markdown_and_json_hold_the_same_content(report_job: ReportJob, hostile: str) -> None:
+    job = report_job()
+    run(job)
+    markdown, page = (job.out / "report.md").read_text(), json.loads((job.out / "report.json").read_text())["page"]
+    shown = " ".join(_Page((job.out / "report.html").read_text()).text)
+    assert [section["id"] for section in page["sections"]] == _SECTIONS
+    assert page["verdict"] in shown
+    assert f"**{escaped(page['verdict'])}**" in markdown
+    for section in page["sections"]:
+        assert f"\n## {escaped(section['heading'])}\n" in markdown
+        for table in section["tables"]:
+            for row in table["rows"]:
+                assert all(escaped(cell) in markdown for cell in row["cells"])
+                assert all(cell in shown for cell in row["cells"])
+        for figure in section["figures"]:
+            assert escaped(figure["alt"]) in markdown
+            assert figure["spec"]["$schema"].startswith("https://vega.github.io/schema/vega-lite")
+    assert hostile not in markdown, "markup in a name is escaped"
+    assert escaped(hostile) in markdown
+
+
+def test_every_table_of_the_markdown_has_as_many_cells_as_columns(report_job: ReportJob) -> None:
+    job = report_job()
+    run(job)
+    blocks = re.findall(r"(?:^\|.*\n)+", (job.out / "report.md").read_text(), re.MULTILINE)
+    assert len(blocks) > 12
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+
+
+@pytest.mark.parametrize(("label", "figures"), [("kind", {"roc", "pr", "calibration"}), ("fitness", set())])
+def test_labels_of_classes_and_of_values_have_their_own_measures(
+    report_job: ReportJob, reclassified: Any, label: str, figures: set[str]
+) -> None:
+    job = report_job(without=("finetune",))
+    job.inputs["classify"] = reclassified(label)
+    facts = run(job)
+    assert {"roc", "pr", "calibration"} & set(facts["figures"]) == figures
+    page = json.loads((job.out / "report.json").read_text())["page"]
+    (table,) = (table for section in page["sections"] for table in section["tables"] if table["caption"].startswith("Scores"))
+    headings = [column["heading"] for column in table["columns"]]
+    assert headings[1] == {"kind": "AUROC", "fitness": "R²"}[label]
+    assert len({len(row["cells"]) for row in table["rows"]} | {len(headings)}) == 1
+    shown = " ".join(_Page((job.out / "report.html").read_text()).text)
+    assert f"Question: what is the {label} of a record?" in shown
+    assert job.facts_of("classify")["verdict"] in shown
+
+
+def test_scores_out_of_fold_are_called_so(report_job: ReportJob, reclassified: Any) -> None:
+    job = report_job(without=("finetune",))
+    job.inputs["classify"] = reclassified("coding", split={"scheme": "group_kfold", "folds": 2})
+    run(job)
+    markdown = (job.out / "report.md").read_text()
+    assert "Scores out of fold" in markdown
+    assert "in 2 folds by 'group'" in markdown
+    assert "on the test split" not in markdown.replace("(test split", "")
+
+
+def test_facts_of_an_older_version_still_make_a_page(report_job: ReportJob) -> None:
+    facts = gather(report_job())
+    scores = {key: facts["scores"][key] for key in ("label", "verdict", "comparisons", "leakage", "splits", "bootstrap")}
+    old = ("name", "title", "features", "head", "is_baseline", "choice", "validation_auroc")
+    measures = [f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")]
+    scores["rows"] = [{key: row[key] for key in (*old, *measures)} for row in facts["scores"]["rows"]]
+    found = {section.id: section for section in sections(facts | {"scores": scores, "curves": {"roc": facts["curves"]["roc"]}}, {}, None)}
+    assert [column.heading for column in found["help"].tables[0].columns][1:3] == ["AUROC", "AUPRC"]
+    assert [figure.id for figure in found["thresholds"].figures] == ["roc"]
+    assert not {"calibration", "features"} & found.keys()
+
+
 def test_two_reports_of_the_same_artifacts_are_byte_equal(report_job: ReportJob) -> None:
     jobs = [report_job(max_points=50) for _ in range(2)]
     for job in jobs:
         run(job)
-    for name in ("report.html", "report.json"):
+    for name in ("report.html", "report.json", "report.md"):
         assert (jobs[0].out / name).read_bytes() == (jobs[1].out / name).read_bytes()
 
 
@@ -329,4 +405,23 @@ def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, 
     for name, drawn in charts.items():
         assert "<svg" in drawn, name
         assert len(re.findall(r'<path aria-label="[^"]+" role="graphics-symbol"', drawn)) >= 5, f"{name} has no marks"
+    assert done.stdout.count('type="radio"') >= 8, "measures and colours can be chosen by keyboard"
     assert 'fill="#5aaaff"' in done.stdout if colours == "dark" else 'fill="#0b6bcb"' in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: the page's scripts cannot be run")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_is_wider_than_the_screen(report_job: ReportJob, tmp_path: Path, width: int) -> None:
+    job = report_job()
+    run(job)
+    told = """<script>setTimeout(() => console.log("told", innerWidth, document.documentElement.scrollWidth,
+        Math.max(...[...document.querySelectorAll(".chart svg")].map((svg) => svg.getBoundingClientRect().right))), 5000)</script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text(told.join((job.out / "report.html").read_text().rsplit("</body>", 1)))
+    frame = tmp_path / "frame.html"  # chromium has no window narrower than 500
+    frame.write_text(f'<iframe src="page.html" style="width: {width}px; height: 2000px; border: 0"></iframe>')
+    done = _chromium(frame, tmp_path / "profile", "--dump-dom", "--window-size=1600,2100")
+    inner, scrolled, rightmost = (float(part) for part in re.search(r'"told ([\d.]+) ([\d.]+) ([\d.]+)"', done.stderr).groups())  # type: ignore[union-attr]
+    assert inner == width
+    assert scrolled <= width
+    assert rightmost <= width
