@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from biollm.embed.embedder import Embedder
+    from biollm.embed.transformer import SequenceEmbedder
     from biollm.modeling.loading import load_model
+    from biollm.predictor import Predictor
     from biollm.stages import Run
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "Run", "__version__", "load_model"]
+__all__ = ["Embedder", "Predictor", "Run", "SequenceEmbedder", "__version__", "load_model"]
 
-_WHERE = {"Embedder": "biollm.embed.embedder", "load_model": "biollm.modeling.loading", "Run": "biollm.stages"}
+_WHERE = {
+    "Embedder": "biollm.embed.embedder",
+    "SequenceEmbedder": "biollm.embed.transformer",
+    "load_model": "biollm.modeling.loading",
+    "Predictor": "biollm.predictor",
+    "Run": "biollm.stages",
+}
 
 
 def __getattr__(name: str) -> Any:

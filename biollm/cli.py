@@ -8,10 +8,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from biollm.core.alphabets import ALPHABETS, Modality
 from biollm.core.errors import BiollmError, ConfigError
 from biollm.core.progress import say
 from biollm.stages import BY_NAME, STAGES, Run, Stage
@@ -70,7 +71,7 @@ def audit(
     tables: Annotated[
         list[Path], typer.Argument(metavar="TABLE...", readable=False, help="one table with splits, or a file for each split")
     ],
-    modality: Annotated[str, typer.Option("--modality", help="dna, rna, protein, smiles or text")] = "dna",
+    modality: Annotated[str, typer.Option("--modality", help="dna, methylated_dna, rna, protein, smiles or text")] = "dna",
     sequence: Annotated[str, typer.Option("--sequence", metavar="COLUMN", help="the sequences")] = "sequence",
     split: Annotated[str | None, typer.Option("--split", metavar="COLUMN", help="the splits; default: split")] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="what names the rows; default: id")] = None,
@@ -103,6 +104,150 @@ def merge_adapter(
 
     difference = merge_adapter(adapter, out, base)
     say(f"merged -> {out}: logits differ by {difference:.1e} of the largest (allowed: {MERGE_TOLERANCE:.0e})")
+
+
+@app.command()
+def impute(
+    recipe: Recipe,
+    set: Set = None,
+    out: Out = None,
+    split: Annotated[str, typer.Option("--split", help="whose records: train, validation or test")] = "test",
+    folds: Annotated[int, typer.Option("--folds", min=2, help="passes; each hides one share of the values")] = 5,
+    min_coverage: Annotated[int, typer.Option("--min-coverage", min=0, help="score values with at least so many observations")] = 4,
+) -> None:
+    """Fill in hidden values of the tracks by the adapted model, and score it against baselines."""
+    from biollm.impute import FILE, Settings, render
+    from biollm.impute import impute as fill_in
+
+    loaded = Run.load(recipe, set, out)
+    _, scores = fill_in(loaded, Settings(split, folds, min_coverage))
+    print(render(scores))
+    print(f"predictions: {loaded.results / 'impute' / FILE}")
+
+
+@app.command("embed-file")
+def embed_file(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder, package:NAME/path, or a hub name")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="FASTA (.gz too), Parquet, or a folder of Parquet parts")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="the folder of shards to write, or to go on with")],
+    pooling: Annotated[list[str] | None, typer.Option("--pooling", help="mean, weighted, cls, last, max, centre; several times")] = None,
+    layer: Annotated[list[int] | None, typer.Option("--layer", help="-1: the last; 0: token embeddings; several times")] = None,
+    layer_pooling: Annotated[str, typer.Option("--layer-pooling", help="several layers: mean or concat")] = "mean",
+    window: Annotated[int | None, typer.Option("--window", help="tokens of a window; default: what the model reads")] = None,
+    stride: Annotated[int | None, typer.Option("--stride", help="tokens between windows; default: 3/4 of a window")] = None,
+    strands: Annotated[str, typer.Option("--strands", help="forward, or both for DNA and RNA")] = "forward",
+    input: Annotated[str, typer.Option("--input", help="auto, sequence or text")] = "auto",
+    tracks: Annotated[str, typer.Option("--tracks", help="auto, or off to withhold them")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, int8 or auto")] = "fp32",
+    column: Annotated[str, typer.Option("--column", help="of a table: where the strings are")] = "sequence",
+    id_column: Annotated[str | None, typer.Option("--id-column", help="of a table: their names; default: id, if there is one")] = None,
+    rows_per_part: Annotated[int, typer.Option("--rows-per-part", min=1, help="records of a shard: bounds memory")] = 8192,
+) -> None:
+    """Embed a file of any size by any model folder, shard by shard; the same command again goes on where it was cut."""
+    from biollm.embed.files import FileJob
+    from biollm.embed.files import embed_file as embed
+    from biollm.embed.settings import Settings
+
+    chosen = {"pooling": pooling or ["mean"], "layer": layer or [-1], "layer_pooling": layer_pooling, "window": window, "stride": stride}
+    settings = Settings.of(**chosen, strands=strands, input=input, tracks=tracks, precision=precision)
+    made = embed(FileJob(model, source, out, settings, column, id_column, rows_per_part))
+    say(f"embed-file: {made.records} records, {made.dimension} numbers each, {made.parts} parts -> {out}")
+
+
+@app.command()
+def attention(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder, package:NAME/path, or a hub name")],
+    sequence: Annotated[str, typer.Argument(metavar="SEQUENCE", help="a sequence or a text")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="attention.json and attention.html go here")],
+    layer: Annotated[int | None, typer.Option("--layer", help="one layer, from 0 or from behind; default: all")] = None,
+    head: Annotated[int | None, typer.Option("--head", help="one head; default: all")] = None,
+    input: Annotated[str, typer.Option("--input", help="auto, sequence or text")] = "auto",
+    tracks: Annotated[str, typer.Option("--tracks", help="off withholds the tracks of a fused model")] = "auto",
+) -> None:
+    """Which token of a sequence looks at which: a heat map and its numbers."""
+    from biollm.embed.embedder import Embedder
+
+    found = Embedder(model, input=input, tracks=tracks).attention(sequence, layer, head)  # type: ignore[arg-type]  # it checks them
+    for path in found.save(out):
+        print(path)
+
+
+HeadArgument = Annotated[Path, typer.Argument(metavar="HEAD", readable=False, help="results/<recipe>, or …/classify/heads/<row> in it")]
+NewRecords = Annotated[Path, typer.Argument(metavar="INPUT", readable=False, help="FASTA (.gz too), Parquet or CSV")]
+HeadModel = Annotated[str | None, typer.Option("--model", metavar="DIR", help="the model that the head reads; default: the one beside it")]
+HeadModality = Annotated[str | None, typer.Option("--modality", help="of the sequences; default: what the results or the model say")]
+SequenceColumn = Annotated[str, typer.Option("--column", help="of a table: where the sequences are")]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="of a table: their names; default: id, if there is one")]
+
+
+@app.command()
+def predict(
+    head: HeadArgument,
+    source: NewRecords,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="the predictions: .parquet or .csv")],
+    model: HeadModel = None,
+    modality: HeadModality = None,
+    column: SequenceColumn = "sequence",
+    id_column: IdColumn = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="records held at once: bounds memory")] = 2048,
+) -> None:
+    """Score new records by a saved head; of a results folder by its best adapted one."""
+    from biollm.predict import PredictJob, predict_file
+    from biollm.predictor import Predictor
+
+    predictor = Predictor.open(head, model, _modality(modality))
+    number = predict_file(predictor, PredictJob(source, out, column, id_column, batch_size))
+    say(f"predict: {number} records -> {out}")
+
+
+@app.command()
+def mutagenesis(
+    head: HeadArgument,
+    source: NewRecords,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="mutagenesis.parquet and mutagenesis.html go here")],
+    id: Annotated[list[str] | None, typer.Option("--id", metavar="NAME", help="which records; several times; default: all, if few")] = None,
+    start: Annotated[int, typer.Option("--start", min=0, help="first position, from 0")] = 0,
+    end: Annotated[int | None, typer.Option("--end", help="behind the last position; default: the end of the sequence")] = None,
+    step: Annotated[int, typer.Option("--step", min=1, help="every so many-th position")] = 1,
+    target: Annotated[str | None, typer.Option("--target", help="the class; default: the second of two, or the predicted")] = None,
+    model: HeadModel = None,
+    modality: HeadModality = None,
+    column: SequenceColumn = "sequence",
+    id_column: IdColumn = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="sequences scored at once: bounds memory")] = 512,
+) -> None:
+    """What every single substitution in a sequence does to a head's score: a heat map and its numbers."""
+    from biollm.mutagenesis import PAGE, ScanJob, scan_file
+    from biollm.predict import PredictJob
+    from biollm.predictor import Predictor
+
+    predictor = Predictor.open(head, model, _modality(modality))
+    found = scan_file(predictor, ScanJob(PredictJob(source, out, column, id_column), id or (), start, end, step, target, batch_size))
+    say(f"mutagenesis: {len(found)} records, {sum(each.table().height for each in found)} letters put in")
+    print(out / PAGE)
+
+
+@app.command()
+def benchmark(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", readable=False, help="for example pipelines/suites/peptides.yaml")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="more models")] = None,
+    models: Annotated[list[str] | None, typer.Option("--models", metavar="MODEL", help="a folder, package:NAME/path, or hub name")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="default: results/benchmark/<suite>")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="how many; each splits anew and seeds the heads")] = 3,
+    limit: Annotated[int | None, typer.Option("--limit", min=10, help="records of each table at most, drawn at random")] = None,
+    head: Annotated[str | None, typer.Option("--head", help="on the embeddings; default: logistic, ridge for quantities")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse tables whose splits leak; exit code 1 if there is one")] = False,
+) -> None:
+    """Score model folders over a suite of labelled tables, beside baselines and published figures: `--models A B …`."""
+    from biollm.benchmark.output import MARKDOWN, render
+    from biollm.benchmark.run import Options, run_suite
+
+    place = out or Path("results") / "benchmark" / suite.stem
+    facts = run_suite(suite, [*(models or []), *(more or [])], place, Options.of(seeds, limit, head, strict))
+    print(render(facts, shutil.get_terminal_size((120, 40)).columns))
+    print(f"benchmark: {place / MARKDOWN}")
+    if any(table["status"] == "refused" for table in facts["tables"]):
+        raise typer.Exit(1)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
@@ -168,6 +313,12 @@ def _stage_named(name: str, loaded: Run) -> Stage:
     if name not in BY_NAME or BY_NAME[name] not in loaded.stages:
         raise ConfigError(f"--until {name}: no such stage in {loaded.path}; it has {', '.join(stage.name for stage in loaded.stages)}")
     return BY_NAME[name]
+
+
+def _modality(name: str | None) -> Modality | None:
+    if name is not None and name not in ALPHABETS:
+        raise ConfigError(f"--modality {name}: expected one of {', '.join(ALPHABETS)}")
+    return cast(Modality | None, name)
 
 
 def _print_results(loaded: Run) -> None:

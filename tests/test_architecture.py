@@ -17,7 +17,7 @@ from biollm.stages import BY_NAME, STAGES, Run
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "biollm"
 SHARED = {"core": set(), "corpus": {"core"}, "modeling": {"core", "corpus"}, "training": {"core", "corpus", "modeling"}}
-TOP = {"cli", "stages", "doctor", "workflow", "__init__", "__main__"}
+TOP = {"cli", "stages", "doctor", "workflow", "impute", "predict", "predictor", "mutagenesis", "benchmark", "__init__", "__main__"}
 RECIPES = sorted((ROOT / "pipelines").glob("*.yaml"))
 
 

@@ -204,6 +204,22 @@ def test_tags_decide_what_letters_mean(merged_kind: MergedKind, kind: str) -> No
     assert merged.domain_ids(text) == [i for modality, part in wanted for i in merged.wanted(modality, part)]
 
 
+def test_a_space_before_a_sequence_stays_and_the_base_s_own_goes(merged_kind: MergedKind) -> None:
+    """Metaspace puts a ▁ before every text: nothing that a user wrote, where a sequence begins the text. Also where tags are in it."""
+    merged = merged_kind("mistral")
+    space, (special, *_) = merged.base.token_to_id("▁"), [i for i, t in merged.base.get_added_tokens_decoder().items() if t.special]
+    for letters, modality in (("GATTACAGATTACA", "dna"), ("ACGUACGUACGU", "rna")):
+        for tags in ("", "\n<protein>MKV</protein>", "\n<smiles>"):
+            wanted, start = merged.wanted(modality, letters), merged.base.id_to_token(special)
+            for text, first in (
+                (letters, []),
+                (f" {letters}", [space]),
+                (start + letters, [special]),
+                (f"{start} {letters}", [special, space]),
+            ):
+                assert merged.ids(text + tags)[: len(first) + len(wanted)] == first + wanted, text + tags
+
+
 @every_small_kind
 def test_a_tag_inside_tags_or_without_partner_leaves_the_whole_pair_a_pair(merged_kind: MergedKind, kind: str) -> None:
     merged = merged_kind(kind)
