@@ -82,6 +82,7 @@ def test_fused_documents_have_their_features_in_a_packed_batch(tiny_results: Pat
     encoder = Encoder(folder)
     model = load_model(folder, "AutoModelForMaskedLM").cpu()
     assert model.operator is not None
+    torch.manual_seed(1)
     torch.nn.init.normal_(model.operator.operator.project.weight, std=1.0)
     module = LanguageModel(model, make_objective("auto", encoder, load_config(folder))).eval()
     examples = encode_corpus(read_records(tiny_results / "ingest", "validation").head(6), encoder, model.spec)
