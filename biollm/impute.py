@@ -130,8 +130,9 @@ def _forward(model: FusedModel, encoder: Encoder, examples: Sequence[Example], h
     ids, mask = pad([example.ids for example in examples], encoder.pad_id or 0)
     rows = []
     for example, taken in zip(examples, hidden, strict=True):
-        assert example.features is not None
-        features = example.features.reshape(*taken.shape, FEATURES_PER_CHANNEL)
+        made = example.features
+        assert made is not None, "documents of a fused model"
+        features = made.reshape(*taken.shape, FEATURES_PER_CHANNEL)
         features[taken] = 0
         rows.append(features.reshape(len(taken), -1))
     device = next(model.parameters()).device

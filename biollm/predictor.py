@@ -24,7 +24,7 @@ from biollm.core.progress import say
 from biollm.core.resources import HUB, PACKAGE, digest_folder, digest_resource, model_folder, resolve_base
 from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.embed.config import Config as EmbedConfig
-from biollm.embed.embedder import Embedder
+from biollm.embed.embedder import Embedder, open_model
 from biollm.embed.inputs import ID_COLUMN
 from biollm.embed.reading import GivenTracks
 from biollm.ingest.records.clean import cleaner_of
@@ -249,17 +249,6 @@ def _find_modality(head: Path, card: HeadCard, models: list[Path]) -> Modality |
 
 
 def _embedder(folder: Path, block: EmbeddingBlock) -> Embedder:
-    """As the stage embed opened it: the base has no domain vocabulary, so it reads a sequence as text."""
+    """As the stage embed opened it."""
     made = EmbedConfig.model_validate(block.settings["recipe"])
-    is_base = block.set == BASE
-    return Embedder(
-        folder,
-        pooling=made.pooling,
-        layer=made.layer,
-        layer_pooling=made.layer_pooling,
-        strands="forward" if is_base else made.strands,
-        input="text" if is_base else "sequence",
-        tracks="off" if block.set.endswith("_without_tracks") else "auto",
-        precision=made.precision,
-        tokens_per_batch=made.tokens_per_batch,
-    )
+    return open_model(folder, made, is_base=block.set == BASE, with_tracks=not block.set.endswith("_without_tracks"))

@@ -12,6 +12,7 @@ import numpy as np
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.resources import model_folder
 from biollm.embed.attention import AttentionMap, attention_map
+from biollm.embed.config import Config
 from biollm.embed.engine import Engine
 from biollm.embed.inputs import COLUMN, gather, is_list
 from biollm.embed.reading import GivenTracks, check_list, check_strands, check_tracks, other_strand, turned
@@ -258,6 +259,24 @@ class Embedder:
                 )
             out.append(of_letters)
         return out
+
+
+def open_model(folder: Path, config: Config, *, is_base: bool, with_tracks: bool) -> Embedder:
+    """A model as the recipe's section says, for the stage and for whoever scores new records with its heads.
+
+    The base has no domain vocabulary: it reads a sequence as the text that it is to it, and text has one direction.
+    """
+    return Embedder(
+        folder,
+        pooling=config.pooling,
+        layer=config.layer,
+        layer_pooling=config.layer_pooling,
+        strands="forward" if is_base else config.strands,
+        input="text" if is_base else "sequence",
+        tracks="auto" if with_tracks else "off",
+        precision=config.precision,
+        tokens_per_batch=config.tokens_per_batch,
+    )
 
 
 def _check_fits(engine: Engine, settings: Settings, folder: str) -> None:

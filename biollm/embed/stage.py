@@ -15,7 +15,7 @@ from biollm.core.job import Job
 from biollm.core.progress import progress
 from biollm.embed.config import Config
 from biollm.embed.diagnostics import diagnose
-from biollm.embed.embedder import Embedder
+from biollm.embed.embedder import Embedder, open_model
 from biollm.embed.output import EmbeddingWriter
 from biollm.embed.shuffling import choose_donors, fit_tracks
 from biollm.modeling.base import normal_folder
@@ -104,19 +104,7 @@ def _diagnose(job: Job[Config], records: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _open(planned: EmbeddingSet, config: Config) -> Embedder:
-    # The base has no domain vocabulary: it reads a sequence as the text that it is to it, and text has one direction.
-    is_base = planned.name == "base"
-    return Embedder(
-        planned.folder,
-        pooling=config.pooling,
-        layer=config.layer,
-        layer_pooling=config.layer_pooling,
-        strands="forward" if is_base else config.strands,
-        input="text" if is_base else "sequence",
-        tracks="off" if planned.tracks == "none" else "auto",
-        precision=config.precision,
-        tokens_per_batch=config.tokens_per_batch,
-    )
+    return open_model(planned.folder, config, is_base=planned.name == "base", with_tracks=planned.tracks != "none")
 
 
 def _tracks(planned: EmbeddingSet, embedder: Embedder, records: pl.DataFrame, job: Job[Config]) -> TracksOf:

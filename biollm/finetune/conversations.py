@@ -60,7 +60,8 @@ class AnswerObjective(Objective):
         labels, behind = np.full_like(example.ids, IGNORED), np.zeros_like(example.residues)
         asked = np.flatnonzero(example.answers[1:])
         labels[asked], behind[asked] = example.ids[asked + 1], example.residues[asked + 1]
-        return Question(example.ids, labels, behind, len(asked), None if example.features is None else TrackQuestion(example.features))
+        features = example.features
+        return Question(example.ids, labels, behind, len(asked), None if features is None else TrackQuestion(features))
 
 
 class ChatTemplate:

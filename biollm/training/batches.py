@@ -68,8 +68,9 @@ def pad_examples(examples: Sequence[Example], pad_id: int) -> Batch:
     """A padded batch of whole documents: input_ids, attention_mask (B, K), features."""
     ids, mask = pad([example.ids for example in examples], pad_id, _PAD_MULTIPLE)
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if examples[0].features is not None:
-        batch["features"] = pad_features([e.features for e in examples if e.features is not None], ids.shape[1])
+    features = [found for found in (example.features for example in examples) if found is not None]  # made anew whenever asked for
+    if features:
+        batch["features"] = pad_features(features, ids.shape[1])
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
