@@ -50,13 +50,17 @@ def run_suite(path: Path, models: Sequence[str], out: Path, options: Options) ->
     """Score models over a suite, write benchmark.json and benchmark.md into `out`, and return the facts in them.
 
     A table whose files are not there is skipped with the reason; one that leaks is marked, or with `strict` refused.
-    Raises ConfigError for a suite that cannot be, ResourceError for a model that is not there, DataError for a broken table.
+    Raises ConfigError for a suite that cannot be, ResourceError for a model that is not there and where no table is there, DataError for
+    a broken table.
     """
     suite = load_suite(path)
     if not models:
         raise ConfigError("--models names no model; give one or more: folders, package:NAME/path, or hub names")
     opened = open_models(list(models))
     read = [_read(table, path.parent, options) for table in suite.tables]  # all of them first: what is wrong is said before hours of work
+    if all(about["status"] == "skipped" for about, _ in read):
+        why = "\n".join(f"  {about['name']}: {about['reason']}" for about, _ in read)
+        raise ResourceError(f"suite '{suite.name}': none of its tables is there, so nothing was scored; bring one of them\n{why}")
     summaries: list[list[Summary]] = []
     tables: list[dict[str, Any]] = []
     for about, prepared in read:

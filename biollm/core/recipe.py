@@ -169,6 +169,8 @@ def _explain(detail: ErrorDetails, model: type[BaseModel], path: Path) -> str:
     if detail["type"] == "missing":
         return f"{path}: key '{location}' is missing; add it"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if detail["type"] == "model_type":
+        message = f"should be a section with keys of its own: {', '.join(_keys_at(model, detail['loc']))}"
     shown = repr(detail["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "…"
     return (

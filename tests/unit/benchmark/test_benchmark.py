@@ -100,6 +100,15 @@ def test_scores_audit_published_figures_and_ranks_stand_side_by_side(folder: Pat
     assert str(bert_base) not in written, "no absolute path"
 
 
+def test_a_suite_none_of_whose_tables_is_there_is_an_error(folder: Path, bert_base: Path, tmp_path: Path) -> None:
+    suite = _suite(folder, {"name": "nowhere", "path": "none.csv"})
+    with pytest.raises(
+        ResourceError, match=r"none of its tables is there, so nothing was scored; bring one of them\n  nowhere: .*none.csv"
+    ):
+        run_suite(suite, [str(bert_base)], tmp_path / "out", Options(seeds=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_score_is_that_of_a_head_fitted_on_train_and_chosen_on_validation(folder: Path, bert_base: Path) -> None:
     table = SuiteTable.model_validate(_table("given"))
     prepared = prepare(table, folder, [0], None)

@@ -82,7 +82,7 @@ def test_a_recipe_that_merges_needs_a_base(tmp_path: Path, tiny_recipe: TinyReci
         ),
         ({"ingest": {"sources": []}}, "ingest.sources: List should have at least 1 item"),
         ({"name": "../up"}, "name: String should match pattern"),
-        ({"tokenizer": 5}, "tokenizer is 5; it should be a valid dictionary"),
+        ({"tokenizer": 5}, "tokenizer is 5; it should be a section with keys of its own: kind, vocab_size"),
     ],
 )
 def test_a_wrong_value_is_refused_with_file_key_and_what_was_found(
