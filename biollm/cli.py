@@ -45,7 +45,7 @@ def run(
     recipe: Recipe,
     set: Set = None,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
-    cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; default: all")] = None,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; default: OMP_NUM_THREADS, or all")] = None,
     out: Out = None,
 ) -> None:
     """Run all stages of a recipe with Snakemake; what is up to date is not run again."""

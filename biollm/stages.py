@@ -19,7 +19,7 @@ from biollm.core.artifacts import MANIFEST, Artifact, make_artifact, open_artifa
 from biollm.core.errors import ArtifactError, ConfigError
 from biollm.core.files import sha256_file, sha256_json
 from biollm.core.job import Job
-from biollm.core.machine import thread_limits, usable_cores
+from biollm.core.machine import granted_cores, thread_limits
 from biollm.core.recipe import RecipeHeader, Section, read_recipe
 from biollm.core.resources import digest_resource
 
@@ -246,10 +246,10 @@ class Run:
 
     @contextlib.contextmanager
     def _fixed_threads(self) -> Iterator[None]:
-        """Fix the thread count, which decides the last bits of floating-point sums, while a stage runs: the recipe's, or what a
-        workflow engine granted in OMP_NUM_THREADS, or all cores. The environment is as before afterwards."""
+        """Fix the thread count, which decides the last bits of floating-point sums, while a stage runs: the recipe's, or all
+        that were granted. The environment is as before afterwards."""
         before = dict(os.environ)
-        threads = self.recipe.threads or int(before.get("OMP_NUM_THREADS") or usable_cores())
+        threads = self.recipe.threads or granted_cores()
         os.environ |= thread_limits(threads)
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from biollm.core.artifacts import MANIFEST
 from biollm.core.errors import ResourceError, storage_error
-from biollm.core.machine import usable_cores
+from biollm.core.machine import granted_cores
 from biollm.core.progress import say
 from biollm.stages import Run, Stage
 
@@ -29,7 +29,7 @@ def run_workflow(run: Run, overrides: list[str], cores: int | None, until: Stage
         # Artifacts are whole or not there and carry their own locks, so Snakemake's locks and markers of a killed run need no
         # clearing by hand (snakemake#1871). Its own log stays in .snakemake/log.
         "--nolock", "--rerun-incomplete", "--quiet", "all",
-        "--cores", str(cores or usable_cores()),
+        "--cores", str(cores or granted_cores()),
         # Snakemake goes by time stamps and parameters; these are the stages that our digests call stale.
         "--forcerun", *(stage.name for stage in stale),
         "--config", f"recipe={run.path}", f"out={run.results}", f"set={json.dumps(overrides)}",

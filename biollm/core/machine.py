@@ -16,6 +16,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def granted_cores() -> int:
+    """Cores to compute on: those that a user or a workflow engine granted in OMP_NUM_THREADS, or all that are usable."""
+    granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list is for nested teams
+    return int(granted or usable_cores())
+
+
 def thread_limits(threads: int) -> dict[str, str]:
     """The environment that holds every numerical library to so many threads."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))

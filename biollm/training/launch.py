@@ -16,7 +16,7 @@ from pathlib import Path
 
 from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.machine import thread_limits, usable_cores
+from biollm.core.machine import granted_cores, thread_limits
 from biollm.training.config import TrainingConfig
 from biollm.training.task import TRAINED
 
@@ -123,7 +123,7 @@ def _command(task: Path, config: TrainingConfig, rank: int, address: str, port: 
 
 def _environment(config: TrainingConfig, launchers_here: int) -> dict[str, str]:
     """Ours, with the cores of this machine shared out to its processes, unless the recipe's threads are fewer."""
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or usable_cores()) // (config.processes * launchers_here))
+    threads = max(1, granted_cores() // (config.processes * launchers_here))
     return os.environ | thread_limits(threads) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
