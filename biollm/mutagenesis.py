@@ -25,6 +25,7 @@ from biollm.classify.saved import HeadCard
 from biollm.core.alphabets import ALPHABETS
 from biollm.core.errors import ConfigError, DataError, storage_error
 from biollm.core.files import sync, write_text_atomic
+from biollm.core.pictures import LETTER_PIXELS, SUBSTITUTIONS, substitution_map
 from biollm.core.progress import progress
 from biollm.embed.reading import GivenTracks
 from biollm.predict import PredictJob, read_records
@@ -37,7 +38,7 @@ _BATCH = 512
 _TINY = 1e-12
 # A page with more cells than this is slow to open.
 _MOST_CELLS = 100_000
-_CELL_PIXELS, _WIDEST = 14, 1100
+_WIDEST = 1100
 
 
 @dataclass(frozen=True)
@@ -57,39 +58,28 @@ class Scan:
     unit: str
 
     def table(self) -> pl.DataFrame:
-        """id, position_0based, reference, letter, effect, score: a row for each substitution."""
+        """The columns core.pictures.SUBSTITUTIONS, a row for each substitution; score: with it."""
         P, A = self.effects.shape
         own = [self.sequence[i] for i in self.positions]
         table = pl.DataFrame(
             {
-                "id": pl.Series([self.name] * (P * A), dtype=pl.String),
+                "id": [self.name] * (P * A),
                 "position_0based": np.repeat(self.positions, A),
-                "reference": pl.Series(own, dtype=pl.String).gather(np.repeat(np.arange(P), A)),
-                "letter": pl.Series(list(self.letters) * P, dtype=pl.String),
+                "reference": np.repeat(own, A).tolist(),
+                "letter": list(self.letters) * P,
                 "effect": self.effects.ravel(),
-            }
+                "score": self.score + self.effects.ravel(),
+                "unit": [self.unit] * (P * A),
+            },
+            schema=SUBSTITUTIONS,
         )
-        return table.filter(pl.col("letter") != pl.col("reference")).with_columns(score=self.score + pl.col("effect"))
+        return table.filter(pl.col("letter") != pl.col("reference"))
 
     def chart(self) -> alt.LayerChart:
-        """A Vega-Lite heat map of positions (from 1, as people count) by letters: red raises the score, blue lowers it; the sequence's own
-        letters stand in their cells."""
-        values = [
-            {"position": position + 1, "reference": own, "letter": letter, "effect": round(effect, 5)}
-            for _, position, own, letter, effect, _ in self.table().iter_rows()
-        ]
-        kept = [{"position": int(i) + 1, "letter": self.sequence[i]} for i in self.positions if self.sequence[i] in self.letters]
-        largest = max(float(np.abs(self.effects).max(initial=0)), 1e-6)
-        colour = alt.Scale(scheme="redblue", reverse=True, domain=[-largest, largest])
-        x = alt.X("position:O", title="position", axis=alt.Axis(labelOverlap=True, labelAngle=0))
-        y = alt.Y("letter:O", title="put in", sort=list(self.letters))
-        shown = [alt.Tooltip(name) for name in ("position:Q", "reference:N", "letter:N", "effect:Q")]
-        cells = alt.Chart(alt.Data(values=values)).mark_rect()
-        cells = cells.encode(x=x, y=y, color=alt.Color("effect:Q", title=f"change of {self.unit}", scale=colour), tooltip=shown)
-        own = alt.Chart(alt.Data(values=kept)).mark_text(fontSize=9, color="gray").encode(x=x, y=y, text="letter:N")
-        width = int(np.clip(_CELL_PIXELS * len(self.positions), 200, _WIDEST))
+        """A Vega-Lite heat map of positions by letters."""
+        width = int(np.clip(LETTER_PIXELS * len(self.positions), 200, _WIDEST))
         title = f"{self.name}: {self.unit} is {self.score:.3f}"
-        return cast(alt.LayerChart, alt.layer(cells, own).properties(width=width, height=_CELL_PIXELS * len(self.letters), title=title))
+        return cast(alt.LayerChart, substitution_map(self.table()).properties(width=width, title=title))
 
 
 def scan(

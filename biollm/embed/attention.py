@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 import altair as alt
 import numpy as np
 
+from biollm.core import pictures
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import write_json, write_text_atomic
 from biollm.embed.vectors import Records, Vectors
@@ -61,34 +61,9 @@ class AttentionMap:
 
     def chart(self) -> alt.Chart:
         """A Vega-Lite heat map with a menu each for the layer and the head (one of them, or the mean of all)."""
-        heads = [-1, *self.heads] if len(self.heads) > 1 else self.heads
-        values = [
-            {"layer": layer, "head": head, "from": i, "to": j, "weight": round(float(square[i, j]), 4)}
-            for a, layer in enumerate(self.layers)
-            for head in heads
-            for square in [self.weights[a].mean(axis=0) if head == -1 else self.weights[a, self.heads.index(head)]]
-            for i in range(len(self.labels))
-            for j in range(len(self.labels))
-        ]
-        layer = alt.param(name="layer", value=self.layers[-1], bind=alt.binding_select(options=self.layers, name="Layer "))
-        names = ["mean" if head == -1 else str(head) for head in heads]
-        head = alt.param(name="head", value=heads[0], bind=alt.binding_select(options=heads, labels=names, name="Head "))
-        tokens = alt.Axis(labelExpr=f"({json.dumps(self.labels)})[datum.value]", labelOverlap=True, labelFontSize=10)
         side = int(np.clip(14 * len(self.labels), 300, 900))
-        return cast(
-            alt.Chart,
-            alt.Chart(alt.Data(values=values))
-            .mark_rect()
-            .encode(
-                x=alt.X("to:O", title="looked at", axis=tokens),
-                y=alt.Y("from:O", title="token that looks", axis=tokens),
-                color=alt.Color("weight:Q", title="attention", scale=alt.Scale(scheme="viridis", domainMin=0)),
-                tooltip=[alt.Tooltip(name, type="quantitative") for name in ("from", "to", "weight")],
-            )
-            .add_params(layer, head)
-            .transform_filter("datum.layer == layer && datum.head == head")
-            .properties(width=side, height=side, title="Attention: each row sums to 1"),
-        )
+        drawn = pictures.attention_map(self.labels, self.layers, self.heads, self.weights)
+        return cast(alt.Chart, drawn.properties(width=side, height=side, title="Attention: each row sums to 1"))
 
 
 def attention_map(vectors: Vectors, records: Records, layer: int | None, head: int | None) -> AttentionMap:

@@ -56,7 +56,7 @@ def forest(rows: list[dict[str, Any]], measures: dict[str, str]) -> dict[str, An
     names = base.mark_text(align="left", dy=-13).encode(x=alt.value(0), text="row:N")
     numbers = base.mark_text(align="right", dy=-13).encode(x=alt.value("width"), text="text:N")
     chart = alt.layer(intervals, points, names, numbers).add_params(measure).transform_filter("datum.measure === measure")
-    return _spec(chart.properties(height=_ROW_PIXELS * len(rows)))
+    return fitted(chart.properties(height=_ROW_PIXELS * len(rows)))
 
 
 def roc(curves: list[dict[str, Any]]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _curves(
     unit = alt.Scale(domain=[0, 1])
     columns = alt.ExprRef("width < 480 ? 1 : 3")
     heads = list(dict.fromkeys(curve["head"] for curve in curves))
-    base = alt.Chart(alt.Data(values=values)).encode(
+    base = alt.Chart(alt.NamedData(name="curves")).encode(  # by name: Altair copies and checks data with each step
         x=alt.X(f"{x[0]}:Q", title=x[1], axis=share, scale=unit),
         y=alt.Y(f"{y[0]}:Q", title=y[1], axis=share, scale=unit),
         detail="row:N",
@@ -112,7 +112,7 @@ def _curves(
     if with_diagonal:
         ends = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
         layers.insert(0, ends.mark_line(strokeDash=[2, 4], strokeWidth=1, opacity=0.6).encode(x="x:Q", y="y:Q"))
-    return _spec(alt.layer(*layers).properties(height=440))
+    return fitted(alt.layer(*layers).properties(height=440)) | {"datasets": {"curves": values}}
 
 
 def _thinned(points: list[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
@@ -145,7 +145,7 @@ def training_curve(points: list[dict[str, Any]]) -> dict[str, Any]:
         )
         .add_params(chosen)
     )
-    return _spec(chart.properties(height=300))
+    return fitted(chart.properties(height=300))
 
 
 def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     if plain := [row for row in rows if row["init"] == NO_NEW_TOKENS]:
         mark = alt.Chart(alt.Data(values=[{"bits": plain[0]["after"]}])).mark_rule(strokeDash=[2, 4], strokeWidth=1.5)
         layers.insert(0, mark.encode(x=bits))
-    return _spec(alt.layer(*layers).properties(height=_ROW_PIXELS * len(rows)))
+    return fitted(alt.layer(*layers).properties(height=_ROW_PIXELS * len(rows)))
 
 
 def embedding_map(embedded: EmbeddingMap, label: str) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def embedding_map(embedded: EmbeddingMap, label: str) -> dict[str, Any]:
         y="datum['y_' + view]",
     )
     axis = alt.Axis(labels=False, ticks=False, grid=False)  # only nearness means something
-    return _spec(
+    return fitted(
         chart.mark_circle(size=16)
         .encode(
             x=alt.X("x:Q", title=None, scale=alt.Scale(zero=False), axis=axis),
@@ -226,12 +226,12 @@ def norms(diagnosed: dict[str, Any]) -> dict[str, Any]:
     norm = alt.Y("norm:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="length of its vector"))
     tooltip = [alt.Tooltip("model:N"), *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("level", "norm"))]
     points = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=40, opacity=0.7)
-    return _spec(
+    return fitted(
         points.encode(x=level, y=norm, color=colour, shape=alt.Shape("model:N", legend=None), tooltip=tooltip).properties(height=260)
     )
 
 
-def _spec(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+def fitted(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     """The JSON of a chart as wide as the page lets it be, without Altair's own theme."""
     fitted = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
     spec = cast(dict[str, Any], fitted.to_dict())

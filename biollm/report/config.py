@@ -17,6 +17,14 @@ class Config(Section):
         default=2000, ge=10, le=8000, description="records drawn in each embedding map, a seeded sample; below 500 without UMAP"
     )
 
+    pictures: list[str] = Field(
+        default=[],
+        description="files of `biollm mutagenesis` and `biollm attention` (mutagenesis.parquet, attention.json), to be drawn too",
+    )
+
+    def resources(self) -> list[str]:
+        return list(self.pictures)
+
     def contradictions(self, recipe: Any) -> list[str]:
         others = [
             name for name in type(recipe).model_fields if isinstance(getattr(recipe, name), Section) and name not in {"report", "base"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from biollm.report.content import Section, Tile
+from biollm.report.content import Figure, Section, Tile
 from biollm.report.data import data, leakage, provenance
 from biollm.report.facts import Facts, facts_of, unit_of
 from biollm.report.fusion import fusion
 from biollm.report.maps import maps
 from biollm.report.numbers import decimal
 from biollm.report.overview import adapted, cost, measured
+from biollm.report.pictures import pictures
 from biollm.report.projection import EmbeddingMap
 from biollm.report.scores import baselines, best_scores, calibration, scores, thresholds, top_features
 from biollm.report.training import finetuning, pretraining
@@ -28,7 +29,7 @@ def tiles(facts: Facts) -> list[Tile]:
     return found
 
 
-def sections(facts: Facts, shown: dict[str, EmbeddingMap], label: str | None) -> list[Section]:
+def sections(facts: Facts, shown: dict[str, EmbeddingMap], label: str | None, drawn: list[Figure]) -> list[Section]:
     """All sections that the facts allow, in reading order. A new one is one more line here, and a function of the facts in its module."""
     builders: list[Callable[[Facts], Section | None]] = [
         adapted,
@@ -40,6 +41,7 @@ def sections(facts: Facts, shown: dict[str, EmbeddingMap], label: str | None) ->
         thresholds, calibration,
         baselines, top_features,
         fusion,
+        lambda _: pictures(drawn),
         data, leakage,
         provenance,
     ]  # fmt: skip

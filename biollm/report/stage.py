@@ -13,6 +13,7 @@ from biollm.report.config import Config
 from biollm.report.facts import Facts, gather
 from biollm.report.markdown import as_json, render_markdown
 from biollm.report.page import render_page
+from biollm.report.pictures import draw
 from biollm.report.projection import EmbeddingMap, map_embeddings, sample_records
 from biollm.report.sections import sections
 
@@ -25,7 +26,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     """Write report.html, report.json and report.md; return what is in the page."""
     facts = gather(job)
     label = _label(job, facts)
-    content = sections(facts, _maps(job, label), label)
+    content = sections(facts, _maps(job, label), label, draw(job))
     page = render_page(facts, content)
     write_text_atomic(job.out / "report.html", page)
     write_text_atomic(job.out / "report.md", render_markdown(facts, content))

@@ -91,7 +91,7 @@ def test_table_and_page_hold_every_substitution_and_need_no_network(tmp_path: Pa
     two = Scan("two", "GGAC", np.array([0]), "ACGT", 0.1, np.array([[1.0, 2.0, 0.0, 3.0]]), "log-odds of 1")
     data, page = save([one, two], tmp_path / "out")
     table = pl.read_parquet(data)
-    assert table.columns == ["id", "position_0based", "reference", "letter", "effect", "score"]
+    assert table.columns == ["id", "position_0based", "reference", "letter", "effect", "score", "unit"]
     assert table.filter(id="<b>one</b>").select("position_0based", "reference", "letter", "effect").rows() == [
         (2, "A", "C", 0.5), (2, "A", "G", -1.0), (2, "A", "T", 0.25), (3, "C", "A", 0.1), (3, "C", "G", 0.2), (3, "C", "T", 0.3)
     ]  # fmt: skip

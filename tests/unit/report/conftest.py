@@ -15,6 +15,8 @@ from biollm.classify.stage import run as run_classify
 from biollm.core.artifacts import Artifact, make_artifact
 from biollm.core.files import write_json
 from biollm.core.job import Job
+from biollm.embed.attention import AttentionMap
+from biollm.mutagenesis import Scan, save
 from biollm.report.config import Config
 
 _SPLIT_SIZES = {"train": 300, "validation": 150, "test": 150}
@@ -246,6 +248,23 @@ def make_results(folder: Path, source: str = "D. melanogaster", bootstrap_sample
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Every stage, with a source name that tries to be markup. Shared: read only."""
     return make_results(tmp_path_factory.mktemp("results"), source=HOSTILE)
+
+
+@pytest.fixture(scope="session")
+def pictures(results: Results) -> list[str]:
+    """What the commands mutagenesis (of two records) and attention wrote, as report.pictures names it."""
+    rng = np.random.default_rng(5)
+    sequence, positions = "ACGTNACGTTGA", np.arange(2, 11)
+
+    def scan(name: str) -> Scan:
+        own = np.asarray([[sequence[i] == letter for letter in "ACGT"] for i in positions])
+        return Scan(name, sequence, positions, "ACGT", 0.75, np.where(own, 0, rng.normal(size=own.shape)), "log-odds of coding = 1")
+
+    save([scan(HOSTILE), scan("chr1:5")], results.folder / "pictures")
+    weights = rng.dirichlet(np.ones(6), size=(2, 3, 6)).astype(np.float32)
+    spans = np.asarray([[-1, -1], [0, 3], [3, 4], [4, 8], [8, 12], [-1, -1]])
+    AttentionMap(weights, ["[CLS]", "ACG", "T", "NACG", "TTGA", "[SEP]"], spans, [0, 1], [0, 1, 2]).save(results.folder / "pictures")
+    return ["pictures/mutagenesis.parquet", "pictures/attention.json"]
 
 
 @pytest.fixture(scope="session")

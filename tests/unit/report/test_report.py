@@ -359,7 +359,9 @@ def test_facts_of_an_older_version_still_make_a_page(report_job: ReportJob) -> N
     old = ("name", "title", "features", "head", "is_baseline", "choice", "validation_auroc")
     measures = [f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")]
     scores["rows"] = [{key: row[key] for key in (*old, *measures)} for row in facts["scores"]["rows"]]
-    found = {section.id: section for section in sections(facts | {"scores": scores, "curves": {"roc": facts["curves"]["roc"]}}, {}, None)}
+    found = {
+        section.id: section for section in sections(facts | {"scores": scores, "curves": {"roc": facts["curves"]["roc"]}}, {}, None, [])
+    }
     assert [column.heading for column in found["help"].tables[0].columns][1:3] == ["AUROC", "AUPRC"]
     assert [figure.id for figure in found["thresholds"].figures] == ["roc"]
     assert not {"calibration", "features"} & found.keys()
@@ -392,8 +394,8 @@ def _chromium(page: Path, profile: Path, *options: str) -> subprocess.CompletedP
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: the page's scripts cannot be run")
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, tmp_path: Path, colours: str) -> None:
-    job = report_job()
+def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, pictures: list[str], tmp_path: Path, colours: str) -> None:
+    job = report_job(pictures=pictures)
     run(job)
     scheme = {"dark": "0", "light": "1"}[colours]
     page = job.out / "report.html"
@@ -401,7 +403,7 @@ def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, 
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
     charts = dict(re.findall(r'id="chart-([\w-]+)"(.*?)<figcaption>', done.stdout, re.DOTALL))
-    assert list(charts) == _FIGURES
+    assert list(charts) == [*_FIGURES, "picture-0", "picture-1", "picture-2"]
     for name, drawn in charts.items():
         assert "<svg" in drawn, name
         assert len(re.findall(r'<path aria-label="[^"]+" role="graphics-symbol"', drawn)) >= 5, f"{name} has no marks"
@@ -411,8 +413,8 @@ def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: the page's scripts cannot be run")
 @pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_is_wider_than_the_screen(report_job: ReportJob, tmp_path: Path, width: int) -> None:
-    job = report_job()
+def test_nothing_is_wider_than_the_screen(report_job: ReportJob, pictures: list[str], tmp_path: Path, width: int) -> None:
+    job = report_job(pictures=pictures)
     run(job)
     told = """<script>setTimeout(() => console.log("told", innerWidth, document.documentElement.scrollWidth,
         Math.max(...[...document.querySelectorAll(".chart svg")].map((svg) => svg.getBoundingClientRect().right))), 5000)</script></body>"""
