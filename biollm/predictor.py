@@ -14,7 +14,7 @@ import polars as pl
 from biollm.classify.config import CLASS_TASKS
 from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, TrackBlock
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.classify.rows import BASE, SHUFFLED
+from biollm.classify.rows import BASE, FUSED, PRETRAIN, SHUFFLED
 from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head
 from biollm.core.alphabets import Modality
 from biollm.core.artifacts import MANIFEST, open_artifact
@@ -30,6 +30,7 @@ from biollm.embed.reading import GivenTracks
 from biollm.ingest.records.clean import cleaner_of
 from biollm.ingest.records.config import SmilesOptions
 from biollm.modeling.base import normal_folder
+from biollm.modeling.channels import OTHER_OPERATORS
 from biollm.modeling.vocabulary import DomainVocabulary
 
 _STAGES = ("expand", "pretrain", "finetune")
@@ -74,7 +75,7 @@ class Predictor:
         models = {block.set: _find_model(folder, block, model) for block in blocks}
         digests = {_digest_of(place) for place in models.values()}
         saved = load_head(folder, digests.pop() if digests else None)
-        folders = {name: normal_folder(place)[0] for name, place in models.items()}
+        folders = {name: normal_folder(_model_of(name, place))[0] for name, place in models.items()}
         told = _find_modality(folder, card, list(folders.values()))
         if modality is not None and told is not None and modality != told:
             raise ConfigError(f"{folder}: reads {told}, but modality is {modality}; leave it out, or choose another head")
@@ -211,7 +212,7 @@ def _find_model(head: Path, block: EmbeddingBlock, given: str | Path | None) -> 
     remedy = f"name the model that it was fitted on ({block.title}) with --model"
     results = head.absolute().parents[2]
     if block.set != BASE:
-        stage = next((name for name in _STAGES if block.set.startswith(name)), block.set)
+        stage = PRETRAIN if block.set.startswith(FUSED) else next((name for name in _STAGES if block.set.startswith(name)), block.set)
         if not (results / stage / MANIFEST).is_file():
             raise ArtifactError(f"{head}: its model is not beside it in {results / stage}; {remedy}")
         return results / stage
@@ -220,6 +221,11 @@ def _find_model(head: Path, block: EmbeddingBlock, given: str | Path | None) -> 
     if name is None or not name.startswith((PACKAGE, HUB)):
         raise ArtifactError(f"{head}: where its base model lies is not known{f' ({name} beside the recipe)' if name else ''}; {remedy}")
     return resolve_base(name, Path())
+
+
+def _model_of(name: str, place: Path) -> Path:
+    """The model that made a set of embeddings, in the folder of its stage."""
+    return place / OTHER_OPERATORS / name.removeprefix(FUSED) if name.startswith(FUSED) else place
 
 
 def _inputs_of(artifact: Path) -> dict[str, str]:

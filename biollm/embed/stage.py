@@ -19,7 +19,7 @@ from biollm.embed.embedder import Embedder, open_model
 from biollm.embed.output import EmbeddingWriter
 from biollm.embed.shuffling import choose_donors, fit_tracks
 from biollm.modeling.base import normal_folder
-from biollm.modeling.channels import FusionSpec
+from biollm.modeling.channels import OTHER_OPERATORS, FusionSpec
 from biollm.modeling.corpus import ROW, TrackTable, read_records
 from biollm.modeling.encoding import IntArray
 from biollm.modeling.fusion import read_spec
@@ -32,7 +32,6 @@ TITLES = {
     "pretrain_without_tracks": "adapted, tracks withheld",
     "pretrain_shuffled_tracks": "adapted, tracks of another record",
 }
-_OPERATORS = "operators"  # where pretrain puts the models with other fusion operators
 _DIAGNOSED_RECORDS = 100
 _ROWS_PER_CHUNK = 2048
 # The tracks of some rows of the corpus; None: the model finds what it reads by itself, or reads none.
@@ -82,7 +81,7 @@ def _plan(job: Job[Config]) -> list[EmbeddingSet]:
         ablations.append(("pretrain_shuffled_tracks", "shuffled"))
     planned += [EmbeddingSet(name, TITLES[name], job.input("pretrain"), "pretrain", tracks) for name, tracks in ablations]
     if "pretrain" in job.config.models:
-        for folder in sorted((job.input("pretrain") / _OPERATORS).glob("*")):
+        for folder in sorted((job.input("pretrain") / OTHER_OPERATORS).glob("*")):
             title = f"adapted, tracks by {folder.name.replace('_', ' ')}"
             planned.append(EmbeddingSet(f"fused_{folder.name}", title, folder, "pretrain"))
     return planned

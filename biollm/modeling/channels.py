@@ -18,6 +18,8 @@ from biollm.modeling.tracks import FloatArray, IntArray, RecordTracks, TokenValu
 FEATURES_PER_CHANNEL = 4
 LEVEL, SITES, COVERAGE, PRESENT = range(FEATURES_PER_CHANNEL)
 
+OTHER_OPERATORS = "operators"  # folder in that of an adapted model: the same model adapted with other operators, by name
+
 OperatorName = Literal["add", "gate", "film", "cross_attention"]
 ValueName = Literal["linear", "mlp", "fourier", "bins"]
 Strand = Literal["both", "plus", "minus"]

@@ -13,7 +13,7 @@ from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
 from biollm.core.seeding import derive_seed
-from biollm.modeling.channels import OperatorName
+from biollm.modeling.channels import OTHER_OPERATORS, OperatorName
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
@@ -24,7 +24,6 @@ from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 
-OPERATORS = "operators"  # folder of the models with other fusion operators
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
 
@@ -72,7 +71,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         "fused_channels": module.model.spec.channel_names if module.model.spec else [],
         "operators": operators,
     }
-    for folder in (job.out, *(job.out / OPERATORS / operator for operator in operators)):
+    for folder in (job.out, *(job.out / OTHER_OPERATORS / operator for operator in operators)):
         write_model_card(folder, "pretrain", job, facts, made_from=source)
     return facts
 
@@ -80,14 +79,14 @@ def run(job: Job[Config]) -> dict[str, Any]:
 def _with_operator(job: Job[Config], operator: OperatorName, materials: Materials, general: list[Path]) -> dict[str, float]:
     """Adapt the same model with another fusion operator, into operators/<operator>; how it then reads the domain."""
     say(f"pretrain: the same model, its tracks fused by {operator}")
-    source = job.work / OPERATORS / operator / "model"
+    source = job.work / OTHER_OPERATORS / operator / "model"
     fused = load_model(job.input("expand"), AUTO_CLASSES[architecture_of(load_config(job.input("expand")))])
     assert fused.spec is not None, "the recipe was checked for fusion"
     torch.manual_seed(derive_seed(job.seed, "operator", operator))
     source.mkdir(parents=True, exist_ok=True)
     save_model(FusedModel(fused.stock, fused.spec.model_copy(update={"operator": operator})), source, job.input("expand"))
-    _, module = _train(job, source, materials, general, source.parent, job.logs / OPERATORS / operator)
-    out = job.out / OPERATORS / operator
+    _, module = _train(job, source, materials, general, source.parent, job.logs / OTHER_OPERATORS / operator)
+    out = job.out / OTHER_OPERATORS / operator
     out.mkdir(parents=True)
     save_model(module.model, out, source)
     return {"bits_per_base": score_language(module, materials.held_out["domain"], job.seed, f"held-out loss, {operator}").bits_per_base}

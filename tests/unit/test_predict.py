@@ -108,23 +108,24 @@ def test_a_table_of_covariates_may_be_text_and_predictions_say_class_and_abstent
     assert (table["answers"] == (surest >= confidence)).all()
 
 
+@pytest.mark.parametrize(("name", "part"), [("pretrain", "."), ("fused_film", "operators/film")])
 def test_measured_tracks_reach_the_model_from_a_table_and_are_asked_for(
-    measured: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, part: str, measured: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A head on a trained fused model, made by hand: the recipe of this fixture ends with the model."""
     table = pl.read_parquet(measured.results / "ingest/records.parquet").head(60)
     artifact = open_artifact(measured.results / "pretrain")
     levels = [[np.array(values, dtype=np.float32) for values in row] for row in table.select("track_mC", "coverage_mC").iter_rows()]
     channels = [{"mC": Track(level, coverage)} for level, coverage in levels]
-    direct = Embedder(artifact.folder, input="sequence").embed(table["sequence"].to_list(), channels).astype(np.float64)
+    direct = Embedder(artifact.folder / part, input="sequence").embed(table["sequence"].to_list(), channels).astype(np.float64)
     targets = Targets("binary", ("0", "1"), np.arange(60.0) % 2)
     rows = np.arange(40)
     head = fit_head(Method("logistic"), Examples(direct, targets), [(rows, np.arange(40, 60))], False, rows)
     block = EmbeddingBlock(
-        set="pretrain", title="adapted", columns=direct.shape[1], model_digest=artifact.digest,
+        set=name, title="adapted", columns=direct.shape[1], model_digest=artifact.digest,
         settings={"recipe": EmbedConfig(models=["pretrain"]).model_dump()},
     )  # fmt: skip
-    card = {"row": "pretrain_logistic", "title": "adapted + logistic", "labels": ["x"], "features": [block], "covariates": None}
+    card = {"row": f"{name}_logistic", "title": "adapted + logistic", "labels": ["x"], "features": [block], "covariates": None}
     folder = tmp_path / "head"
     save_head(folder, head, card | {"pca": None, "fitted_on": "40 records", "measures": {}, "seed": 0})
     predictor = Predictor.open(folder, artifact.folder)
