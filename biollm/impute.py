@@ -139,11 +139,12 @@ def _forward(model: FusedModel, encoder: Encoder, examples: Sequence[Example], h
     inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
     if model.stock.config.is_encoder_decoder:  # type: ignore[union-attr]
         inputs["decoder_input_ids"] = torch.zeros(len(ids), 1, dtype=torch.long, device=device)
+    padded = torch.from_numpy(pad_features(rows, ids.shape[1])).to(device)
     with torch.inference_mode():
-        output = model(features=torch.from_numpy(pad_features(rows, ids.shape[1])).to(device), **inputs)
+        output = model(features=padded, **inputs)
         read = output.encoder_last_hidden_state if "decoder_input_ids" in inputs else output.last_hidden_state
         assert model.operator is not None
-        predicted = model.operator.predict(read).cpu().numpy()
+        predicted = model.operator.predict(read, padded)[1].cpu().numpy()
     for row, example in zip(predicted, examples, strict=True):
         yield row[: len(example.ids)]
 

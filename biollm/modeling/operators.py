@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from biollm.modeling.channels import FEATURES_PER_CHANNEL, LEVEL, PRESENT, FusionSpec, OperatorName
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, LEVEL, PRESENT, SITES, FusionSpec, OperatorName
 
 _HEADS, _HEAD_WIDTH = 4, 16
+_HEAD_REACH = 64  # tokens on either side whose values a hidden one is guessed from
+_PRIOR_SITES = 0.1  # how much the channel's mean weighs in that guess, where the nearest site weighs 1
+_PACE = 20.0  # the few numbers that shape the guess learn so much faster than weights
+_LEAST_SHARE = 0.01
 
 
 class ValueEncoder(nn.Module):
@@ -132,11 +136,12 @@ class CrossAttention(nn.Module):
         batch, tokens, _ = embeddings.shape
         query = self.query(embeddings).view(batch, tokens, _HEADS, _HEAD_WIDTH)
         width = 2 * self._reach + 1
-        keys, values = (self._around(layer(encoded)).reshape(batch, tokens, _HEADS, _HEAD_WIDTH, width) for layer in (self.key, self.value))
-        seen = self._around(present.unsqueeze(-1).to(encoded.dtype))[:, :, 0] > 0
-        if documents is not None:  # padding around the row is document -1
-            own = documents.to(encoded.dtype).unsqueeze(-1) + 1
-            seen &= self._around(own)[:, :, 0] == own
+        keys, values = (
+            _around(layer(encoded), self._reach).reshape(batch, tokens, _HEADS, _HEAD_WIDTH, width) for layer in (self.key, self.value)
+        )
+        seen = _around(present.unsqueeze(-1).to(encoded.dtype), self._reach)[:, :, 0] > 0
+        if documents is not None:
+            seen &= _same_document(documents, self._reach)
         scores = torch.einsum("bthe,bthen->bthn", query, keys) / math.sqrt(_HEAD_WIDTH) + self.distance
         scores = scores.masked_fill(~seen.unsqueeze(2), float("-inf"))
         nothing = scores.new_zeros((*scores.shape[:-1], 1))
@@ -144,11 +149,6 @@ class CrossAttention(nn.Module):
         attended = torch.einsum("bthn,bthen->bthe", weights, values).flatten(2)
         added: Tensor = self.project(attended)
         return embeddings + added
-
-    def _around(self, rows: Tensor) -> Tensor:
-        """(B, T, X) to (B, T, X, 2 reach + 1): each token's neighbourhood, zero beyond the row."""
-        padded = functional.pad(rows, (0, 0, self._reach, self._reach))
-        return padded.unfold(1, 2 * self._reach + 1, 1)
 
 
 OPERATORS: dict[OperatorName, type[nn.Module]] = {"add": Add, "gate": Gate, "film": Film, "cross_attention": CrossAttention}
@@ -161,7 +161,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.values = ValueEncoder(spec)
         self.operator = OPERATORS[spec.operator](spec, self.values.width)
-        self.head = _head(spec) if spec.imputes else None
+        self.head = TrackHead(spec) if spec.imputes else None
 
     def forward(self, embeddings_BTD: Tensor, features_BTF: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Token embeddings with the features in them. documents: the number of each token's document in a packed row."""
@@ -174,13 +174,80 @@ class Fusion(nn.Module):
     def learn_to_impute(self, spec: FusionSpec) -> None:
         """Give it the head that predicts track values, if it has none."""
         if self.head is None:
-            self.head = _head(spec)
+            self.head = TrackHead(spec)
 
-    def predict(self, hidden: Tensor) -> Tensor:
-        """(…, D) to (…, C): the logit of a share, or a standardised value."""
+    def predict(self, hidden_BTD: Tensor, features_BTF: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Each (B, T, C) in float32, the logit of a share or a standardised value: by what the model has read alone, which training asks
+        too; and the best guess, by the values around as well. A token's own features are not read."""
         assert self.head is not None, "asked only of models that impute"
-        predicted: Tensor = self.head(hidden.to(self.head.weight.dtype))
-        return predicted.float()
+        found: tuple[Tensor, Tensor] = self.head(hidden_BTD, features_BTF, documents_BT)
+        return found
+
+
+class TrackHead(nn.Module):
+    """Predicts hidden values twice.
+
+    By what the model has read alone: so that training makes it read the tracks. And as well as it can, which the model itself does not
+    learn from: it would leave the work to the guess. That guess is Shepard's (1968) at first: the mean of the values around weighted by
+    1 / distance, in tokens of the same document, drawn to the channel's mean where few stand around. It learns to which power of the
+    distance, how far drawn, and what the model's reading and the other channels add.
+    """
+
+    log_distance: Tensor
+    elsewhere: Tensor
+    mean: Tensor
+    scale: Tensor
+    is_share: Tensor
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__()
+        channels = len(spec.channels)
+        distance = torch.arange(-_HEAD_REACH, _HEAD_REACH + 1).abs()
+        self.register_buffer("log_distance", distance.clamp(min=1).log(), persistent=False)
+        self.register_buffer("elsewhere", (distance > 0).float(), persistent=False)
+        self.power = nn.Parameter(torch.full((channels, 1), 1 / _PACE))
+        self.log_prior = nn.Parameter(torch.full((channels,), math.log(_PRIOR_SITES) / _PACE))
+        self.add = _silent(spec.hidden_size + channels, channels)
+        self.read = nn.Linear(spec.hidden_size, channels)
+        nn.init.zeros_(self.read.weight)
+        with torch.no_grad():
+            self.read.bias.copy_(torch.tensor([_logit(c.mean) if c.is_share else 0.0 for c in spec.channels]))
+        self.register_buffer("mean", torch.tensor([c.mean for c in spec.channels]), persistent=False)
+        self.register_buffer("scale", torch.tensor([c.scale for c in spec.channels]), persistent=False)
+        self.register_buffer("is_share", torch.tensor([c.is_share for c in spec.channels]), persistent=False)
+
+    def forward(self, hidden: Tensor, features: Tensor, documents: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C) by reading alone, and (B, T, C) the best guess."""
+        by_channel = features.float().view(*features.shape[:-1], -1, FEATURES_PER_CHANNEL)
+        sites = by_channel[..., SITES].expm1()
+        both = _around(torch.cat([sites, sites * by_channel[..., LEVEL]], dim=-1), _HEAD_REACH)
+        weight, weighted = both.chunk(2, dim=2)
+        nearness = (-_PACE * self.power.float() * self.log_distance).exp() * self.elsewhere
+        if documents is not None:
+            nearness = nearness * _same_document(documents, _HEAD_REACH).unsqueeze(2)
+        guess = (nearness * weighted).sum(-1) / ((nearness * weight).sum(-1) + (_PACE * self.log_prior.float()).exp())
+        share = (guess * self.scale + self.mean).clamp(_LEAST_SHARE, 1 - _LEAST_SHARE)
+        first = torch.where(self.is_share, share.logit(), guess)
+        own_type = self.read.weight.dtype
+        added: Tensor = self.add(torch.cat([hidden.detach(), guess.to(hidden.dtype)], dim=-1).to(own_type))
+        read: Tensor = self.read(hidden.to(own_type))
+        return read.float(), first + added.float()
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE)
+    return math.log(share / (1 - share))
+
+
+def _around(rows: Tensor, reach: int) -> Tensor:
+    """(B, T, X) to (B, T, X, 2 reach + 1): each token's neighbourhood, zero beyond the row."""
+    return functional.pad(rows, (0, 0, reach, reach)).unfold(1, 2 * reach + 1, 1)
+
+
+def _same_document(documents: Tensor, reach: int) -> Tensor:
+    """(B, T) to (B, T, 2 reach + 1): whether each neighbour stands in the token's own document."""
+    numbered = documents.unsqueeze(-1) + 1  # what lies around the row is document 0
+    return _around(numbered, reach)[:, :, 0] == numbered
 
 
 def _silent(inputs: int, outputs: int) -> nn.Linear:
@@ -188,17 +255,3 @@ def _silent(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
-
-
-def _head(spec: FusionSpec) -> nn.Linear:
-    """Its first guess is each channel's mean."""
-    head = nn.Linear(spec.hidden_size, len(spec.channels))
-    nn.init.zeros_(head.weight)
-    with torch.no_grad():
-        head.bias.copy_(torch.tensor([_first_guess(c.mean) if c.is_share else 0.0 for c in spec.channels]))
-    return head
-
-
-def _first_guess(share: float) -> float:
-    share = min(max(share, 0.01), 0.99)
-    return math.log(share / (1 - share))

@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         width = model.stock.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         self.future = FutureHeads(future_tokens, width) if future_tokens else None
         self._labels: Tensor | None = None
-        self._track_answers: tuple[Tensor, Tensor] | None = None
+        self._tracks: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
         self._track_loss: Tensor | None = None
         self._shares = shares_of(model.spec) if model.spec is not None else None
         below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
@@ -146,28 +146,30 @@ class LanguageModel(nn.Module):
             seen = None if prefixes is None else tuple(prefixes.tolist())
             set_documents(Documents(tuple(lengths.tolist()), self.objective.overrides_direction, seen))
         self._labels, self._track_loss = labels, None
-        if track_answers is not None and track_weights is not None:
-            self._track_answers = track_answers, track_weights
         documents = None
         if features is not None and lengths is not None:
             documents = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)[None]
+        if features is not None and track_answers is not None and track_weights is not None:
+            self._tracks = features, documents, track_answers, track_weights
         try:
             options = {} if self.objective.architecture == "encoder" else {"use_cache": False}
             logits: Tensor = self.model(features=features, documents=documents, **options, **inputs).logits[0]
         finally:
-            self._labels = self._track_answers = None
+            self._labels = self._tracks = None
         return logits
 
     def _predict_tracks(self, module: nn.Module, args: Any, output: Any) -> None:
         """The loss of hidden track values. Also where a batch asks for none: every process of a run must have the same gradients."""
-        if self._track_answers is None:
+        if self._tracks is None:
             return
         assert self.model.operator is not None
         assert self._shares is not None
-        answers, weights = self._track_answers
+        features, documents, answers, weights = self._tracks
         asked = ~answers.isnan().all(dim=-1)
-        predicted = self.model.operator.predict(output.last_hidden_state[asked])
-        self._track_loss = track_loss(predicted, answers[asked], weights[asked], self._shares.to(predicted.device))
+        shares = self._shares.to(answers.device)
+        guesses = self.model.operator.predict(output.last_hidden_state, features, documents)
+        losses = [track_loss(guess[asked], answers[asked], weights[asked], shares) for guess in guesses]
+        self._track_loss = torch.stack(losses).sum()
 
     def _thin(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._labels is None:

@@ -311,3 +311,35 @@ def test_an_expanded_folder_is_opened_with_its_fusion_and_by_stock_transformers_
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         assert torch.equal(fused(input_ids=ids).logits, plain(input_ids=ids).logits)
+
+
+def test_a_hidden_value_is_first_guessed_from_the_values_around_in_its_own_document(fusion_spec: Specs) -> None:
+    """Shepard's mean by 1 / distance, drawn to the channel's mean as by a value of weight 0.1."""
+    spec = fusion_spec("CG", "signal", imputes=True)
+    levels = torch.tensor([0.9, torch.nan, 0.3, torch.nan, torch.nan, 0.1, 0.2])
+    sites = torch.tensor([2.0, 0, 1, 0, 0, 1, 1])
+    features = torch.zeros(1, 7, 2, 4)
+    for channel in (0, 1):
+        features[0, :, channel, 0] = ((levels - 0.5) / 2).nan_to_num()
+        features[0, :, channel, 1] = sites.log1p()
+        features[0, :, channel, 3] = (sites > 0).float()
+    documents = torch.tensor([[0, 0, 0, 0, 0, 1, 1]])
+    operator = FusedModel(stock("bert"), spec).operator
+    assert operator is not None
+    hidden = torch.randn(1, 7, 32, requires_grad=True)
+    for guess, teaches in zip(operator.predict(hidden, features.flatten(-2), documents), (True, False), strict=True):
+        guess[0, 1].sum().backward()
+        assert (hidden.grad is not None) == teaches, "the model learns from what it says alone"
+        hidden.grad = None
+
+    with torch.no_grad():
+        read, guess = operator.predict(hidden, features.flatten(-2), documents)
+        found, alone = guess[0], operator.predict(hidden, features.flatten(-2))[1][0]
+    weights = torch.tensor([2 / 1, 1 / 1])  # two sites one token to the left, one site one token to the right
+    guess = (weights * (torch.tensor([0.9, 0.3]) - 0.5) / 2).sum() / (weights.sum() + 0.1)
+    torch.testing.assert_close(found[1, 1], guess)
+    torch.testing.assert_close(found[1, 0].sigmoid(), guess * 2 + 0.5)
+    far = torch.tensor([2 / 4, 1 / 2])
+    torch.testing.assert_close(found[4, 1], (far * (torch.tensor([0.9, 0.3]) - 0.5) / 2).sum() / (far.sum() + 0.1))
+    torch.testing.assert_close(read[0], torch.zeros(7, 2))
+    assert not torch.equal(found[4], alone[4]), "without borders the next document's values are around too"

@@ -89,7 +89,8 @@ def test_a_prediction_head_learns_what_the_tracks_are(measured: Run) -> None:
     model = load_model(measured.results / "pretrain")
     assert model.operator is not None
     assert model.operator.head is not None
-    assert float(model.operator.head.weight.detach().abs().sum()) > 0
+    assert float(model.operator.head.read.weight.detach().abs().sum()) > 0
+    assert float(model.operator.head.power.detach().std()) > 0, "channels differ in how far their values reach"
 
 
 def test_parts_of_a_long_record_have_their_own_part_of_the_tracks(measured: Run) -> None:
