@@ -233,7 +233,7 @@ def norms(diagnosed: dict[str, Any]) -> dict[str, Any]:
 
 def fitted(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     """The JSON of a chart as wide as the page lets it be, without Altair's own theme."""
-    fitted = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-    spec = cast(dict[str, Any], fitted.to_dict())
+    wide = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    spec = cast(dict[str, Any], wide.to_dict())
     spec.pop("config", None)
     return spec

@@ -28,7 +28,7 @@ from biollm.modeling.fusion import FusedModel
 from biollm.training.batches import Batch, pack_questions, pad_questions
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED, Objective, Question
-from biollm.training.tracks import shares_of, track_loss
+from biollm.training.tracks import track_loss
 
 _EVALUATION_TOKENS = 4096
 _BRIEF_BATCH = 8
@@ -78,7 +78,6 @@ class LanguageModel(nn.Module):
         self._labels: Tensor | None = None
         self._tracks: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
         self._track_loss: Tensor | None = None
-        self._shares = shares_of(model.spec) if model.spec is not None else None
         below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
         if below_head is model.stock:  # T5 has no module of its own below its head
             below_head = model.stock.get_decoder()  # type: ignore[operator]
@@ -163,12 +162,12 @@ class LanguageModel(nn.Module):
         if self._tracks is None:
             return
         assert self.model.operator is not None
-        assert self._shares is not None
+        head = self.model.operator.head
+        assert head is not None, "asked only of models that impute"
         features, documents, answers, weights = self._tracks
         asked = ~answers.isnan().all(dim=-1)
-        shares = self._shares.to(answers.device)
         guesses = self.model.operator.predict(output.last_hidden_state, features, documents)
-        losses = [track_loss(guess[asked], answers[asked], weights[asked], shares) for guess in guesses]
+        losses = [track_loss(guess[asked], answers[asked], weights[asked], head.is_share) for guess in guesses]
         self._track_loss = torch.stack(losses).sum()
 
     def _thin(self, module: nn.Module, args: Any, output: Any) -> Any:

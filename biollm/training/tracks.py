@@ -124,8 +124,3 @@ def track_loss(predicted: Tensor, answers: Tensor, weights: Tensor, is_share: Te
     of_values = 0.5 * (predicted - truth).square()
     losses = torch.where(is_share, of_shares, of_values) * weights
     return losses[asked].sum()
-
-
-def shares_of(spec: FusionSpec) -> Tensor:
-    """(C,) which channels are shares."""
-    return torch.tensor([channel.is_share for channel in spec.channels])
