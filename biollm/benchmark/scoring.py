@@ -21,7 +21,7 @@ from biollm.classify.models import Examples
 from biollm.classify.scoring import majority_outcome
 from biollm.core.alphabets import Modality
 from biollm.core.artifacts import MANIFEST, open_artifact
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, listed, repeated
 from biollm.core.resources import digest_folder, model_folder
 from biollm.core.seeding import derive_seed
 from biollm.embed.embedder import Embedder
@@ -59,8 +59,8 @@ def open_models(names: list[str]) -> list[BenchmarkModel]:
         folder, _ = normal_folder(model_folder(name))
         digest = open_artifact(folder).digest if (folder / MANIFEST).is_file() else digest_folder(folder)
         models.append(BenchmarkModel(_shown(name), folder, digest))
-    if twice := sorted({model.name for model in models if [m.name for m in models].count(model.name) > 1}):
-        raise ConfigError(f"--models names {twice[0]} twice; name each model once")
+    if twice := repeated(model.name for model in models):
+        raise ConfigError(f"--models names {listed(twice)} twice; name each model once")
     return models
 
 

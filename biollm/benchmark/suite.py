@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from biollm.classify.config import Task
 from biollm.classify.measures import MEASURES
 from biollm.core.alphabets import Modality
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section, read_recipe
 from biollm.corpus.options import AllowLeakage, AuditOptions
 from biollm.ingest.config import Config as IngestConfig
@@ -131,9 +132,8 @@ class Suite(Section):
     @field_validator("tables")
     @classmethod
     def _names_differ(cls, tables: list[SuiteTable]) -> list[SuiteTable]:
-        names = [table.name for table in tables]
-        if len(set(names)) < len(names):
-            raise ValueError(f"names must differ; found {names}")
+        if twice := repeated(table.name for table in tables):
+            raise ValueError(f"several are called {listed(twice)}; names must differ")
         return tables
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.corpus.columns import LABEL
 
@@ -79,8 +80,8 @@ class Config(Section):
     @field_validator("heads", "covariates", "labels", "classes")
     @classmethod
     def _each_once(cls, values: list[Any]) -> list[Any]:
-        if len({str(value) for value in values}) != len(values):
-            raise ValueError(f"names one twice: {values}; name each once")
+        if twice := repeated(map(str, values)):
+            raise ValueError(f"has {listed(twice)} twice; name each once")
         return values
 
     @model_validator(mode="after")

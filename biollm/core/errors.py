@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -29,6 +30,15 @@ class ArtifactError(BiollmError):
 
 class ResourceError(BiollmError):
     """The machine lacks something: a package, disk space, a writable folder."""
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that stand there more than once, in alphabetical order.
+
+    >>> repeated(["b", "a", "c", "b", "a"])
+    ['a', 'b']
+    """
+    return sorted(name for name, number in Counter(names).items() if number > 1)
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from biollm.core.errors import ConfigError, DataError, storage_error
+from biollm.core.errors import ConfigError, DataError, listed, repeated, storage_error
 from biollm.core.files import sync, write_json
 from biollm.core.streams import fasta_records, read_blocks, read_lines, suffix_of
 from biollm.corpus.audit import Audit, AuditOptions, audit, order_splits
@@ -61,8 +61,8 @@ def read_tables(files: Sequence[Path], options: AuditOptions) -> tuple[pl.DataFr
     Raises DataError and ConfigError naming the file: not there, of no known form, damaged, without the columns; two files of one name.
     """
     stems = [file.name.split(".")[0] for file in files]
-    if len(set(stems)) < len(stems):
-        raise ConfigError(f"two files are called {max(stems, key=stems.count)}; each file is a split: give them names that differ")
+    if twice := repeated(stems):
+        raise ConfigError(f"several files are called {listed(twice)}; each file is a split: give them names that differ")
     tables = [_read(file, options) for file in files]
     for file, table in zip(files, tables, strict=True):
         if options.sequence not in table.columns:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.modeling.channels import OperatorName, Strand, ValueName
 from biollm.modeling.inits import InitName
@@ -43,9 +44,8 @@ class FusionConfig(Section):
     @field_validator("channels")
     @classmethod
     def _each_track_once(cls, channels: list[ChannelConfig]) -> list[ChannelConfig]:
-        names = [channel.track for channel in channels]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a track is one channel; found {names}")
+        if twice := repeated(channel.track for channel in channels):
+            raise ValueError(f"channels has {listed(twice)} twice; a track is one channel")
         return channels
 
 

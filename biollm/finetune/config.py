@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.training.config import TrainingConfig
 
@@ -190,9 +191,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _methods_have_names_of_their_own(self) -> Config:
-        names = [method.name for method in self.methods]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"methods has {', '.join(twice)} twice; expected each once: their results would go to one folder")
+        if twice := repeated(method.name for method in self.methods):
+            raise ValueError(f"methods has {listed(twice)} twice; expected each once: their results would go to one folder")
         return self
 
     @model_validator(mode="after")
@@ -206,9 +206,8 @@ class Config(Section):
         if self.task == "pair_classification" and self.pair is None:
             raise ValueError("pair is not given; task pair_classification needs the name of a covariate that holds the second of each pair")
         for option in ("labels", "classes"):
-            names = [str(name) for name in getattr(self, option)]
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{option} has {', '.join(twice)} twice; name each once")
+            if twice := repeated(map(str, getattr(self, option))):
+                raise ValueError(f"{option} has {listed(twice)} twice; name each once")
         if len(self.classes) == 1:
             raise ValueError(f"classes is {self.classes}; a choice needs two or more")
         if self.task == "instruction" and any(method.name == "output_layer" for method in self.methods):

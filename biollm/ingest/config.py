@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, field_validator, model_validator
 
 from biollm.core.alphabets import DOUBLE_STRANDED, Modality
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.corpus.options import AuditOptions
 from biollm.ingest.reads.config import ReadOptions
@@ -221,9 +222,8 @@ class Config(Section):
     @field_validator("sources", "labels", "tracks")
     @classmethod
     def _names_are_unique(cls, entries: list[Section]) -> list[Section]:
-        names = [getattr(entry, "name") for entry in entries]  # noqa: B009 (entries of three classes, each with a name)
-        if len(set(names)) < len(names):
-            raise ValueError(f"names must differ; found {names}")
+        if twice := repeated(getattr(entry, "name") for entry in entries):  # noqa: B009 (entries of three classes, each with a name)
+            raise ValueError(f"several are called {listed(twice)}; names must differ")
         return entries
 
     @model_validator(mode="after")

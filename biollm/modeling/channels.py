@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, listed, repeated
 from biollm.modeling.tracks import FloatArray, IntArray, RecordTracks, TokenValues, Track, TrackConfig, compute_track, over_tokens
 
 # Per channel and token: standardised mean level, log(1 + sites), log(1 + observations per site), and 1 where there is any value.
@@ -90,8 +90,8 @@ class FusionSpec(BaseModel):
     @classmethod
     def _names_differ(cls, channels: list[Channel]) -> list[Channel]:
         names = [channel.name for channel in channels]
-        if len(set(names)) < len(names):
-            raise ValueError(f"names one twice: {names}")
+        if twice := repeated(names):
+            raise ValueError(f"has {listed(twice)} twice")
         return channels
 
     @property

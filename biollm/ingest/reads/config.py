@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.ingest.reads.modifications import BASE_OF_NAME, is_modification
 
@@ -70,8 +71,8 @@ class ReadOptions(Section):
         if unknown := [name for name in self.modifications if not is_modification(name)]:
             raise ValueError(f"modifications holds '{unknown[0]}'; expected one of {', '.join(BASE_OF_NAME)}, or ChEBI:<number>")
         for field, values in (("modifications", self.modifications), ("contexts", self.contexts)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{field} names one twice; name each once")
+            if twice := repeated(values):
+                raise ValueError(f"{field} has {listed(twice)} twice; name each once")
         if self.kind == "bisulfite" and self.modifications != ("5mC",):
             raise ValueError("kind bisulfite knows only the modification 5mC (which holds 5hmC too); set modifications: [5mC]")
         if self.restore_cytosines and self.kind != "bisulfite":

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from biollm.core.alphabets import Modality
-from biollm.core.errors import DataError, listed
+from biollm.core.errors import DataError, listed, repeated
 from biollm.ingest.records import columns
 from biollm.ingest.records.clean import ALTERED, INVALID, Cleaner, cleaner_of
 from biollm.ingest.records.config import FormatName, RecordOptions
@@ -70,7 +70,7 @@ def read_records(files: Sequence[Path], options: RecordOptions, modality: Modali
     """
     if not files:
         raise DataError("no file of records was given; name at least one")
-    if twice := sorted(str(file) for file, number in Counter(files).items() if number > 1):
+    if twice := repeated(map(str, files)):
         raise DataError(f"{twice[0]}: listed twice; name each file once")
     clean = cleaner_of(modality, options.smiles)
     parts, facts = [], {}

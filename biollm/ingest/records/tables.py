@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biollm.core.errors import DataError, listed
+from biollm.core.errors import DataError, listed, repeated
 from biollm.core.streams import check_head, read_lines
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.source import Record, Source
@@ -81,7 +81,7 @@ def _csv_rows(source: Source, lines: Iterable[tuple[int, str]], skipped: int, **
 
 def _header(source: Source, row: list[str], number: int) -> list[str]:
     names = [name.strip() or f"column_{i}" for i, name in enumerate(row, start=1)]  # pandas leaves the name of its index blank
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated(names):
         raise source.error(f"several columns are called {listed(twice)}; rename them, so that each has its own name", number)
     return names
 
@@ -131,7 +131,7 @@ def read_parquet(source: Source, options: RecordOptions) -> Iterator[Record]:
     try:
         with pq.ParquetFile(source.path) as opened:
             names = opened.schema_arrow.names
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+            if twice := repeated(names):
                 raise source.error(f"several columns are called {listed(twice)}; rename them, so that each has its own name")
             number = 0
             for batch in opened.iter_batches(batch_size=8192, columns=_needed(names, options)):

@@ -180,7 +180,7 @@ def test_bad_input_is_named(classify_job: ClassifyJob, options: dict[str, object
 
 
 def test_a_head_named_twice_is_refused() -> None:
-    with pytest.raises(ValidationError, match="names one twice"):
+    with pytest.raises(ValidationError, match="twice; name each once"):
         Config(heads=["logistic", "logistic"])
 
 

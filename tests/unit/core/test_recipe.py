@@ -111,7 +111,7 @@ def test_all_faults_stand_in_one_message_each_on_a_line(tmp_path: Path, tiny_rec
     [
         ({"tokenizer": None}, "merge.domains[0] names no tokenizer, and the recipe has no section 'tokenizer' that would train one"),
         ({"expand": {"fusion": {"channels": ["cpg", "meth"]}}}, "expand.fusion.channels names ['meth'], but ingest.tracks makes ['cpg']"),
-        ({"ingest": {"labels": [{"name": "a", "feature": "CDS"}] * 2}}, "ingest.labels: names must differ; found ['a', 'a']"),
+        ({"ingest": {"labels": [{"name": "a", "feature": "CDS"}] * 2}}, "ingest.labels: several are called a; names must differ"),
         ({"ingest": {"sources": [{"name": "one", "sequences": "one.fa"}]}}, "labels need an annotation, but sources ['one'] have none"),
         ({"ingest": {"split": {"validation": 0.5, "test": 0.45}}}, "ingest.split: validation + test is 0.95; leave at least 0.1 for train"),
     ],

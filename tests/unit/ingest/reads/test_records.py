@@ -407,7 +407,7 @@ def test_places_are_those_of_htslib(cigar: str, record: Record) -> None:
     ("options", "message"),
     [
         ({"modifications": ("5mc",)}, "modifications holds '5mc'; expected one of 5mC, 5hmC"),
-        ({"modifications": ("5mC", "5mC")}, "modifications names one twice"),
+        ({"modifications": ("5mC", "5mC")}, "modifications has 5mC twice"),
         ({"kind": "bisulfite", "modifications": ("6mA",)}, "kind bisulfite knows only the modification 5mC"),
         ({"restore_cytosines": True}, "restore_cytosines is for kind bisulfite"),
         ({"kind": "bisulfite", "convert_cytosines": "called"}, "reads of kind bisulfite are converted already; remove it"),
