@@ -20,6 +20,7 @@ from biollm.classify.metrics import BoolArray, FloatArray, IntArray
 from biollm.classify.models import Examples, Model, Settings
 from biollm.classify.targets import Targets
 from biollm.core.errors import DataError
+from biollm.core.machine import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class FittedHead:
         return np.asarray(np.divide(kept, total, out=alike, where=total > 0))
 
 
+@one_blas_thread()
 def fit_head(method: Method, examples: Examples, inner: Sequence[Pair], refit: bool, rows: IntArray) -> FittedHead:
     """The head of one table.
 

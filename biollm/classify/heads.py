@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -97,6 +99,12 @@ def _mlp(settings: Settings, task: Task, seed: int) -> Any:
     return make(hidden_layer_sizes=(settings["width"],), alpha=settings["alpha"], max_iter=200, tol=1e-3, random_state=seed % 2**32)
 
 
+def _fit_mlp(*arguments: Any) -> Model:
+    with warnings.catch_warnings():  # its epochs are a budget: to use it up is no fault
+        warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations", category=ConvergenceWarning)
+        return _linear(_mlp)(*arguments)
+
+
 def _fit_trees(train: Examples, validation: Examples | None, settings: Settings, classes: int, pca: int | None, seed: int) -> Model:
     if pca is None:
         return BoostedModel(fit_booster(train, validation, settings, classes, seed))
@@ -169,7 +177,7 @@ HEADS: dict[HeadName, HeadKind] = {
     ),
     "mlp": HeadKind(
         "MLP", (*_CLASSES, "regression"), [{"width": 64, "alpha": a} for a in (10.0, 1.0, 0.1)], _mlp_space,
-        _linear(_mlp), load_sklearn, _told, lambda model, features: None, "",
+        _fit_mlp, load_sklearn, _told, lambda model, features: None, "",
     ),
 }  # fmt: skip
 HEAD_TITLES: dict[HeadName, str] = {name: kind.title for name, kind in HEADS.items()}

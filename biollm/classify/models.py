@@ -5,7 +5,6 @@ Legend: n rows, C classes or labels.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import skops.io
 import xgboost
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
 from biollm.classify.config import Task
@@ -109,8 +107,7 @@ class SklearnModel:
 
 
 def fit_sklearn(make: Any, train: Examples, classes: int) -> SklearnModel:
-    """make(): an unfitted pipeline. Of a task with classes the train rows may lack some. An MLP's epochs are a budget: to use it up is no
-    fault."""
+    """make(): an unfitted pipeline. Of a task with classes the train rows may lack some."""
     task, values = train.targets.task, train.targets.values
     columns = values.T if task == "multilabel" else [values]
     parts: list[Pipeline | float] = []
@@ -119,9 +116,7 @@ def fit_sklearn(make: Any, train: Examples, classes: int) -> SklearnModel:
             parts.append(float(column[0]))
         else:
             labels = column if task in ("regression", "ranking") else column.astype(np.int64)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Stochastic Optimizer: Maximum iterations", category=ConvergenceWarning)
-                parts.append(make().fit(train.features, labels))
+            parts.append(make().fit(train.features, labels))
     return SklearnModel(parts, task, classes)
 
 

@@ -22,9 +22,11 @@ from biollm.classify.models import Examples
 from biollm.classify.rows import COVARIATES, RowPlan, ScoredRow
 from biollm.classify.tables import Tables
 from biollm.classify.targets import Targets
+from biollm.core.machine import available_memory_gib, one_blas_thread
 from biollm.core.seeding import derive_seed
 
 _CURVE_POINTS = 200
+_COPIES_PER_FOLD = 3  # of the table: the train rows, those that settings are tried on, and what the scaler makes of them
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def finetuned_outcome(dataset: Dataset, scores: FloatArray) -> Outcome:
     return Outcome(output, primary_score(dataset.targets.take(validation), output[validation]))
 
 
+@one_blas_thread()
 def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fold], keep: Fold, method: Method, seed: int) -> Outcome:
     """Fit a row's head on every fold, and on `keep`, whose head is kept (the given splits are one fold, which is both)."""
     output = _empty(dataset.targets)
@@ -87,8 +90,9 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
             output[_asked(fold)] = head.output(features[_asked(fold)])
         return Kept(head, encoder)
 
-    # XGBoost lets go of the interpreter lock; on tables of this size its own threads wait more than they work.
-    with ThreadPoolExecutor(1 if bins is None else threads()) as pool:
+    own_threads = method.kind == "forest" or (method.kind == "xgboost" and bins is None)
+    alone = own_threads or method.kind == "mlp"  # whose warnings are silenced for the whole process
+    with ThreadPoolExecutor(1 if alone else _folds_at_once(tables.features(plan, tables.encoder(plan, keep.train)))) as pool:
         fitted = list(pool.map(fit, all_folds))
     kept, heads = fitted[-1], [each.head for each in fitted[: len(folds)]]
     columns = tables.features(plan, kept.encoder)
@@ -96,6 +100,12 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
     top = top_features(HEADS[method.kind].explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
     choice = kept.head.choice
     return Outcome(output, float(np.mean([head.inner_score for head in heads])), choice, kept, tuple(heads), tuple(top))
+
+
+def _folds_at_once(features: FloatArray) -> int:
+    """A fold a thread, since on tables of this size the threads of one fit wait more than they work; as many as find room in memory."""
+    room = available_memory_gib() * 2**30 / (_COPIES_PER_FOLD * features.nbytes)
+    return max(1, min(threads(), int(room)))
 
 
 def score_row(plan: RowPlan, outcome: Outcome, dataset: Dataset, folds: list[Fold], resamples: Resamples) -> ScoredRow:

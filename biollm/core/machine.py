@@ -6,9 +6,12 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
+from threadpoolctl import threadpool_limits
 
 
 def usable_cores() -> int:
@@ -25,6 +28,18 @@ def granted_cores() -> int:
 def thread_limits(threads: int) -> dict[str, str]:
     """The environment that holds every numerical library to so many threads."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Within it, each product of matrices is computed by the thread that asks for it alone.
+
+    NumPy and SciPy bring a BLAS each, with threads of its own. Code that goes to and fro between them (L-BFGS) waits on two cores for
+    both to take turns, ten times longer than it computes. And with one thread the last bits do not depend on the number of cores. It
+    reaches libraries that are loaded already, and only from the thread that set a limit first: what hands work to threads enters it before.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def available_memory_gib() -> float:

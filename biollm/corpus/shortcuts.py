@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from biollm.core.machine import one_blas_thread
 from biollm.core.seeding import generator
 from biollm.corpus.similarity import Encoded, FloatArray, IntArray
 
@@ -81,7 +82,8 @@ def predict(features: Features, classes: IntArray, linear: bool) -> Prediction |
     tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=max(5, len(rows) // 200), random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)) if linear else tree
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    scores = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
+    with one_blas_thread():
+        scores = cross_val_predict(model, x, y, cv=folds, method="predict_proba")
     aurocs, errors = [], []
     for column, which in enumerate(sorted(set(y.tolist()))):
         auroc = float(roc_auc_score(y == which, scores[:, column]))
