@@ -32,11 +32,11 @@ from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config
 from biollm.modeling.tracks import Track
 from biollm.modeling.vocabulary import load_tokenizer
+from biollm.training.config import TrackTraining
 from biollm.training.examples import Example
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import make_objective
 from biollm.training.plans import RowPlan
-from biollm.training.tracks import TrackTraining
 
 WINDOW, ROW, BATCH, NEW_TOKENS = 500, 1024, 16, 4096
 STEPS = int(os.environ.get("STEPS", "12"))

@@ -57,9 +57,16 @@ def test_core_and_the_tabular_stages_never_import_torch(room: str) -> None:
         assert not roots & {"torch", "transformers", "deepspeed"}, file
 
 
-def test_importing_biollm_loads_neither_torch_nor_transformers() -> None:
-    code = "import biollm, biollm.stages, biollm.cli, sys; print(sorted({'torch', 'transformers', 'deepspeed'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+def test_neither_importing_biollm_nor_reading_a_recipe_loads_a_library_that_is_slow_to_load() -> None:
+    code = """
+import sys
+from pathlib import Path
+import biollm, biollm.cli, biollm.stages
+from biollm.core.recipe import read_recipe
+read_recipe(Path("pipelines/quickstart.yaml"), [], biollm.stages.recipe_model())
+print(sorted({"torch", "transformers", "deepspeed", "sklearn", "pandas", "polars", "numba"} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_no_python_file_in_tokenizers_hides_the_package_of_that_name() -> None:

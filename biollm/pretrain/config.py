@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.modeling.channels import OperatorName
-from biollm.training.config import ObjectiveName, TrainingConfig
-from biollm.training.tracks import TrackTraining
+from biollm.training.config import ObjectiveName, TrackTraining, TrainingConfig
 
 
 class GeneralText(Section):
@@ -58,8 +58,8 @@ class Config(TrainingConfig):
     @field_validator("compare_operators")
     @classmethod
     def _each_operator_once(cls, operators: list[OperatorName]) -> list[OperatorName]:
-        if len(set(operators)) < len(operators):
-            raise ValueError(f"names one twice: {operators}; name each once")
+        if twice := repeated(operators):
+            raise ValueError(f"has {listed(twice)} twice; name each once")
         return operators
 
     @model_validator(mode="after")

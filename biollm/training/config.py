@@ -103,3 +103,16 @@ class TrainingConfig(Section):
         if self.hostfile is not None and self.nodes == 1:
             raise ValueError("hostfile is given, but nodes is 1; say how many of its hosts to use")
         return self
+
+
+class TrackTraining(Section):
+    """How a fused model learns from its tracks."""
+
+    channel_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="chance that a document's channel is withheld, so that the model also works without it"
+    )
+    site_dropout: float = Field(default=0.0, ge=0, lt=1, description="chance that a single measured value is withheld")
+    hidden_fraction: float = Field(default=0.15, gt=0, lt=1, description="share of the tokens with values whose values are to be predicted")
+    weight: float = Field(
+        default=0.0, ge=0, description="weight of predicting hidden values beside the language modelling loss; 0: they are not predicted"
+    )

@@ -10,30 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from biollm.core.recipe import Section
 from biollm.modeling.channels import FEATURES_PER_CHANNEL, FusionSpec
 from biollm.modeling.encoding import IntArray
+from biollm.training.config import TrackTraining
 from biollm.training.examples import Example
 
 FloatArray = NDArray[np.float32]
 _MASKED = "N"
-
-
-class TrackTraining(Section):
-    """How a fused model learns from its tracks."""
-
-    channel_dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="chance that a document's channel is withheld, so that the model also works without it"
-    )
-    site_dropout: float = Field(default=0.0, ge=0, lt=1, description="chance that a single measured value is withheld")
-    hidden_fraction: float = Field(default=0.15, gt=0, lt=1, description="share of the tokens with values whose values are to be predicted")
-    weight: float = Field(
-        default=0.0, ge=0, description="weight of predicting hidden values beside the language modelling loss; 0: they are not predicted"
-    )
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from biollm.modeling.channels import FEATURES_PER_CHANNEL, PRESENT, FusionSpec
 from biollm.modeling.tracks import Track
+from biollm.training.config import TrackTraining
 from biollm.training.examples import Example
-from biollm.training.tracks import TrackTraining, ask_tracks, track_loss
+from biollm.training.tracks import ask_tracks, track_loss
 
 Specs = Callable[..., FusionSpec]
 SEEDS = st.integers(0, 10**6)
