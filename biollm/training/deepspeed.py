@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +65,21 @@ def check_hardware(config: TrainingConfig) -> None:
 
 
 def join_process_group() -> None:
-    """Join the process group of a launcher, or a group of one. Must run before TrainingArguments is made."""
+    """Join the process group of a launcher, or a group of one, which needs no port. Must run before TrainingArguments is made."""
+    import torch.distributed
+
+    backend = "nccl" if has_cuda() else "gloo"
     if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        os.environ |= single | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        if not torch.distributed.is_initialized():  # by an earlier run of this process
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_cuda() else "cpu")
     import deepspeed
 
     if not has_cuda():
         # DeepSpeed compiles this extension whenever it starts on a CPU, though only its inference engine ever uses it.
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
-    deepspeed.init_distributed("nccl" if has_cuda() else "gloo", auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
 def use_bf16(precision: str) -> bool:

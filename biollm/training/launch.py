@@ -48,14 +48,16 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     hosts = (
         read_hostfile(Path(config.hostfile), config) if config.hostfile else _slurm_hosts(config) or [Host("localhost", config.processes)]
     )
-    port = _free_port()
-    address = "127.0.0.1" if all(host.is_here for host in hosts) else socket.getfqdn()
+    meeting = ["--standalone", "--local-addr=127.0.0.1"]  # by a free port that it takes itself; a laptop's name may not be known to it
+    if config.nodes > 1:
+        address = "127.0.0.1" if all(host.is_here for host in hosts) else socket.getfqdn()
+        meeting = [f"--master_addr={address}", f"--master_port={_free_port()}"]
     launchers: list[subprocess.Popen[bytes]] = []
     log = task.with_name("workers.log")
     try:
         with log.open("wb") as output:
             for rank, host in enumerate(hosts):
-                command = _command(task, config, rank, address, port)
+                command = _command(task, config, rank, meeting)
                 environment = _environment(config, len([h for h in hosts if h.is_here]))
                 if not host.is_here:
                     remote = " ".join(f"{name}={shlex.quote(environment[name])}" for name in _FORWARDED if name in environment)
@@ -115,10 +117,9 @@ def die_with_parent() -> None:
 _FORWARDED = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYTHONPATH", "PATH")
 
 
-def _command(task: Path, config: TrainingConfig, rank: int, address: str, port: int) -> list[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={config.processes}"]
-    run += [f"--nnodes={config.nodes}", f"--node_rank={rank}", f"--master_addr={address}", f"--master_port={port}"]
-    return [*run, "-m", _WORKER, str(task.absolute())]
+def _command(task: Path, config: TrainingConfig, rank: int, meeting: list[str]) -> list[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={config.processes}", f"--nnodes={config.nodes}"]
+    return [*run, f"--node_rank={rank}", *meeting, "-m", _WORKER, str(task.absolute())]
 
 
 def _environment(config: TrainingConfig, launchers_here: int) -> dict[str, str]:
