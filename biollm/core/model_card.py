@@ -145,13 +145,20 @@ def _results(facts: Facts, ingest: Facts, method: str | None) -> list[EvalResult
     ] or None  # fmt: skip
 
 
+def _before_and_after(measured: Facts) -> str:
+    said = f"{measured['after']:.3f}, before: {measured['before']:.3f}"
+    if (change := measured["change"]) is None:
+        return said
+    return f"{said} (95 % interval of the change {change['low']:+.3f} to {change['high']:+.3f})"
+
+
 def _measured(facts: Facts, ingest: Facts, method: str | None) -> list[tuple[str, str]]:
     unit = _UNITS[ingest.get("modality", "dna")]
     rows: list[tuple[str, str]] = []
     if bits := facts.get("bits_per_base"):
-        rows.append((f"held-out records of the domain, bits per {unit}", f"{bits['after']:.3f}, before: {bits['before']:.3f}"))
+        rows.append((f"held-out records of the domain, bits per {unit}", _before_and_after(bits)))
     if general := facts.get("bits_per_byte_general"):
-        rows.append(("held-out general text, bits per byte", f"{general['after']:.3f}, before: {general['before']:.3f}"))
+        rows.append(("held-out general text, bits per byte", _before_and_after(general)))
     for init, value in (facts.get("held_out_bits_per_base") or {}).items():
         rows.append((f"held-out records of the domain right after expansion, '{init}', bits per {unit}", f"{value:.3f}"))
     split, scores = _scores(facts, method)

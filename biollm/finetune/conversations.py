@@ -13,20 +13,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_json, write_text_atomic
-from biollm.core.progress import progress
 from biollm.modeling.adapters import inner, virtual_tokens
-from biollm.modeling.encoding import Encoder, by_length
+from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel
 from biollm.training.batches import Batch, pad_questions
 from biollm.training.examples import Example, encode_texts
-from biollm.training.language import LanguageModel
+from biollm.training.language import LanguageModel, losses_of
 from biollm.training.objectives import IGNORED, Objective, Question, architecture_of
 from biollm.training.tracks import TrackQuestion
 
@@ -202,20 +200,9 @@ class AnswerLoss:
 def answer_losses(module: AnswerModel, conversations: Sequence[Conversation], what: str | None = None) -> list[AnswerLoss]:
     """The loss of each conversation's answers, in their order. what: the title of a progress bar, if any."""
     module.eval()
-    device = next(module.parameters()).device
-    lengths = [len(conversation.ids) for conversation in conversations]
-    found: dict[int, AnswerLoss] = {}
-    batches = list(by_length(lengths, _EVALUATION_TOKENS))
-    with torch.no_grad():
-        for indices in batches if what is None else progress(batches, what, unit="batch"):
-            ordered = sorted(indices, key=lambda i: lengths[i])  # as packing orders them
-            batch = module.collate([conversations[i] for i in ordered])
-            nats = module.nats({name: tensor.to(device) for name, tensor in batch.items()}).double().cpu()
-            questions = [module.objective.ask(conversations[i], 0) for i in ordered]
-            parts = torch.split(nats, [question.count for question in questions])
-            for i, part, question in zip(ordered, parts, questions, strict=True):
-                found[i] = AnswerLoss(float(part.sum()), question.count, int(question.residues[question.labels != IGNORED].sum()))
-    return [found[i] for i in range(len(conversations))]
+    questions = [module.objective.ask(conversation, 0) for conversation in conversations]
+    nats = losses_of(module, conversations, questions, what)
+    return [AnswerLoss(float(of_one), question.count, question.units) for of_one, question in zip(nats, questions, strict=True)]
 
 
 def check_writes(config: Any) -> None:

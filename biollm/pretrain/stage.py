@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from biollm.core.bootstrap import ratio_interval
 from biollm.core.files import write_json
 from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
-from biollm.core.seeding import derive_seed
+from biollm.core.seeding import derive_seed, generator
 from biollm.modeling.channels import OTHER_OPERATORS, OperatorName
+from biollm.modeling.corpus import read_records
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
+from biollm.training.general import groups_of
 from biollm.training.language import LanguageModel, LanguageScore, score_language, score_token_frequencies
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train
@@ -50,6 +53,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     tokens_per_step = config.batch_size * config.row_tokens * plan.fill
     write_json(job.out / "history.json", [point | {"tokens": round(point["step"] * tokens_per_step)} for point in trained.history])
     parts = {"domain": "bits_per_base", "general": "bits_per_byte_general"}
+    groups = _groups(job, materials)
     facts = {
         "objective": module.objective.name,
         "steps": config.steps,
@@ -58,6 +62,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         "epochs": config.positions / plan.rows_per_epoch,
         **{
             name: {"before": before[part].bits_per_base, "after": after[part].bits_per_base}
+            | {"change": _change(before[part], after[part], groups[part], job.seed)}
             | ({"token_frequencies": frequencies.bits_per_base} if part == "domain" else {})
             for part, name in parts.items()
             if part in before
@@ -133,6 +138,23 @@ def _scores(module: LanguageModel, materials: Materials, seed: int, when: str) -
     if "general" in materials.held_out:
         scores["general"] = score_language(module, materials.held_out["general"], seed, f"loss on general text {when}")
     return scores
+
+
+def _groups(job: Job[Config], materials: Materials) -> dict[str, list[str]]:
+    """The group of each held-out document; those of one group are not independent."""
+    records = read_records(job.input("ingest"), "validation").select("id", "group")
+    group_of = dict(records.iter_rows())
+    names = {part: [example.name for example in examples] for part, examples in materials.held_out.items()}
+    return {part: [group_of[n] for n in of_part] if part == "domain" else groups_of(of_part) for part, of_part in names.items()}
+
+
+def _change(before: LanguageScore, after: LanguageScore, groups: list[str], seed: int) -> dict[str, Any] | None:
+    """How the loss changed, in bits per base, on the same documents and by the same questions; None where its interval is not known."""
+    interval = ratio_interval(after.bits - before.bits, before.units, groups, generator(seed, "pretrain", "change"))
+    if interval is None:
+        return None
+    value = after.bits_per_base - before.bits_per_base
+    return {"value": value, "low": interval[0], "high": interval[1], "groups": len(set(groups)), "documents": len(groups)}
 
 
 def _general_facts(materials: Materials, config: Config) -> dict[str, Any] | None:

@@ -1,8 +1,4 @@
-"""How sure the scores of fine-tuning are: 95 % intervals on the test split, from what each method said of each record.
-
-Groups of the corpus are drawn with replacement, so that neighbours and relatives are drawn together.
-Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
-"""
+"""How sure the scores of fine-tuning are: 95 % intervals on the test split, from what each method said of each record."""
 
 from __future__ import annotations
 
@@ -10,17 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from biollm.core.bootstrap import FloatArray, ratio_interval
 from biollm.core.job import Job
 from biollm.core.seeding import generator
 from biollm.corpus.columns import LABEL, RECORDS
 from biollm.report.config import Config
 
-FloatArray = npt.NDArray[np.float64]
-
-_SAMPLES = 1000
 # Tasks whose score is a ratio of sums over records, and its name among the scores that finetune recorded.
 _SCORES = {
     "instruction": "perplexity",
@@ -32,7 +25,7 @@ _SCORES = {
 
 def finetune_intervals(job: Job[Config]) -> dict[str, Any]:
     """{method: {score, value, low, high, records, groups}} on the test split; empty for tasks whose records have no score of their own
-    (multilabel, token_classification) and without test records."""
+    (multilabel, token_classification), without test records, and where these are of one group."""
     facts = job.facts_of("finetune")
     task = facts.get("task", "classification")
     if task not in _SCORES:
@@ -46,23 +39,16 @@ def finetune_intervals(job: Job[Config]) -> dict[str, Any]:
         if table.height == 0:
             continue
         parts, whole = _sums(table, task, facts)
-        low, high, groups = ratio_interval(parts, whole, table["group"].to_list(), task, job.seed, method)
         value = _finish(parts.sum() / whole.sum(), task)
         recorded = facts["methods"][method].get("scores", {}).get("test", {}).get(_SCORES[task])
         assert recorded is None or math.isclose(value, recorded, rel_tol=1e-3), (method, value, recorded)
-        found[method] = {"score": _SCORES[task], "value": value, "low": low, "high": high, "records": table.height, "groups": groups}
+        groups = table["group"].to_list()
+        interval = ratio_interval(parts, whole, groups, generator(job.seed, "report", "finetune", method))
+        if interval is not None:
+            low, high = (_finish(ratio, task) for ratio in interval)
+            counts = {"records": table.height, "groups": len(set(groups))}
+            found[method] = {"score": _SCORES[task], "value": value, "low": low, "high": high, **counts}
     return found
-
-
-def ratio_interval(parts: FloatArray, whole: FloatArray, groups: list[str], task: str, seed: int, name: str) -> tuple[float, float, int]:
-    """2.5 % and 97.5 % points of sum(parts) / sum(whole) over resampled groups, and the number of groups. parts, whole: (records,)"""
-    _, group = np.unique(groups, return_inverse=True)
-    number = int(group.max()) + 1
-    sums = np.stack([np.bincount(group, weights=values, minlength=number) for values in (parts, whole)])
-    drawn = generator(seed, "report", "finetune", name).integers(0, number, (_SAMPLES, number))
-    ratios = sums[0][drawn].sum(axis=1) / sums[1][drawn].sum(axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return _finish(float(low), task), _finish(float(high), task), number
 
 
 def _test_records(job: Job[Config], facts: dict[str, Any], task: str) -> pl.DataFrame:

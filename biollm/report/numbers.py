@@ -27,6 +27,10 @@ def ranged(value: float, low: float, high: float) -> str:
     return f"{decimal(value)} ({decimal(low)} to {decimal(high)})"
 
 
+def changed(value: float, low: float, high: float) -> str:
+    return f"{signed(value)}, 95 % interval {signed(low)} to {signed(high)}"
+
+
 def duration(seconds: float) -> str:
     """75.2 -> 1 min 15 s"""
     minutes, rest = divmod(round(seconds), 60)

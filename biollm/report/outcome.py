@@ -5,11 +5,11 @@ With `classify` it is that stage's verdict. Without, it says what was measured, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from biollm.report.content import Source
 from biollm.report.facts import Facts, facts_of, source_of, unit_of
-from biollm.report.numbers import count, decimal
+from biollm.report.numbers import changed, count, decimal
 
 # The scores of fine-tuning by the name that finetune gives them: what people call it, and whether more is better. The first that a
 # method has is the one it is judged by.
@@ -29,7 +29,8 @@ _SCORES: dict[str, tuple[str, bool]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A number before and after (or without and with) a step of the adaptation. interval: 95 %, of `after`."""
+    """A number before and after (or without and with) a step of the adaptation. interval: 95 %, of `after`; change: 95 %, of after − before
+    in the same records."""
 
     what: str
     before_is: str
@@ -39,9 +40,12 @@ class Measured:
     source: Source
     interval: tuple[float, float] | None = None
     over: str = ""  # what the interval was taken over
+    change: tuple[float, float] | None = None
 
     @property
     def text(self) -> str:
+        if self.change is not None and self.before is not None:
+            return f"{decimal(self.after)} ({changed(self.after - self.before, *self.change)})"
         if self.interval is None:
             return decimal(self.after)
         return f"{decimal(self.after)} (95 % interval {decimal(self.interval[0])} to {decimal(self.interval[1])})"
@@ -50,6 +54,8 @@ class Measured:
     def improved(self) -> bool | None:
         """None if there is nothing to compare with, or if the interval holds what it is compared with."""
         if self.before is None or (self.interval is not None and self.interval[0] <= self.before <= self.interval[1]):
+            return None
+        if self.change is not None and self.change[0] <= 0 <= self.change[1]:
             return None
         return (self.after > self.before) == self.more_is_better
 
@@ -100,7 +106,7 @@ def _said(measured: Measured) -> str:
     helped = {True: "it helped", False: "it did not help", None: "no clear effect"}[measured.improved]
     if measured.before is None:
         return f"{_upper_first(measured.what)} is {measured.text}, and there is nothing to compare it with"
-    if measured.interval is None:
+    if measured.interval is None and measured.change is None:
         helped = f"by one measurement, which has no interval, {helped}"
     return f"{_upper_first(helped)}: {measured.what} is {_against(measured)}"
 
@@ -129,7 +135,11 @@ def _pretrained(facts: Facts) -> list[Measured]:
         return []
     bits = pretrain["bits_per_base"]
     what = f"the loss on held-out records of the domain after continued pretraining, in bits per {unit_of(facts)},"
-    return [Measured(what, "the model before it", bits["before"], bits["after"], False, source_of(facts, "pretrain"))]
+    measured = Measured(what, "the model before it", bits["before"], bits["after"], False, source_of(facts, "pretrain"))
+    if (change := bits["change"]) is None:
+        return [measured]
+    over = f"{count(change['documents'])} documents in {count(change['groups'])} groups"
+    return [replace(measured, change=(change["low"], change["high"]), over=over)]
 
 
 def _finetuned(facts: Facts) -> list[Measured]:

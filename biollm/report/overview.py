@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from biollm.report.content import Column, Note, Row, Section, Source, Table
 from biollm.report.facts import Facts, domain_of, facts_of, source_of
-from biollm.report.numbers import MISSING, count, decimal, percent
+from biollm.report.numbers import MISSING, changed, count, decimal, percent
 from biollm.report.outcome import measurements, score_title
 
 _HOW_TO_MEASURE = (
@@ -142,15 +142,19 @@ def _unchanged_text(merge: Facts) -> list[Row]:
     rows = [Row(["base tokens whose id changed", f"{count(merge['base_tokens_moved'])} of {count(merge['base_vocab_size'])}"])]
     for domain in merge["domains"]:
         if domain["strategy"] == "isolate":
-            changed, of = domain["plain_lines_changed"], domain["plain_lines"]
-            rows.append(Row([f"general lines whose tokens changed ({domain['name']})", f"{count(changed)} of {count(of)}"]))
+            said = f"{count(domain['plain_lines_changed'])} of {count(domain['plain_lines'])}"
+            rows.append(Row([f"general lines whose tokens changed ({domain['name']})", said]))
     return rows
 
 
-def _forgetting(general: dict[str, float]) -> list[Row]:
+def _forgetting(general: Facts) -> list[Row]:
     """Held-out text outside the domain, before and after."""
-    change = general["after"] / general["before"] - 1
-    said = f"{'+' if change > 0 else '−'}{percent(abs(change))}{': forgotten' if change > 0 else ''}"
+    share, change = general["after"] / general["before"] - 1, general["change"]
+    said = f"{'+' if share > 0 else '−'}{percent(abs(share))}"
+    if change is not None:
+        said = f"{changed(change['value'], change['low'], change['high'])}; {said}"
+    if share > 0 and (change is None or change["low"] > 0):
+        said += ": forgotten"
     return [
         Row(["general text, bits per byte before", decimal(general["before"])]),
         Row(["general text, bits per byte after", f"{decimal(general['after'])} ({said})"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from biollm.report import charts
 from biollm.report.content import Column, Figure, Row, Section, Table
 from biollm.report.facts import Facts, facts_of, source_of, unit_of
-from biollm.report.numbers import count, decimal, percent
+from biollm.report.numbers import changed, count, decimal, percent
 
 # What a figure in bits per unit means, by what the model is asked.
 _MEANING = {
@@ -22,8 +22,12 @@ def pretraining(facts: Facts) -> Section | None:
     if pretrain is None:
         return None
     source, bits, unit = source_of(facts, "pretrain"), pretrain["bits_per_base"], unit_of(facts)
-    points = [{**point, "series": "pretraining"} for point in facts["histories"]["pretrain"]]
+    history = facts["histories"]["pretrain"]
+    points = [{**point, "series": "pretraining"} for point in history]
     caption = "Training loss of continued pretraining."
+    if labels := [{**point, "loss_nats": point["label_loss_nats"]} for point in history if "label_loss_nats" in point]:
+        points += [{**point, "series": "language modelling alone"} for point in labels]
+        caption += " Hidden track values or tokens further on are predicted too: language modelling alone is the lower line."
     figures = (
         [Figure("pretraining", "Training curve", caption, _curve_in_words(points), charts.training_curve(points), [source])]
         if points
@@ -35,6 +39,7 @@ def pretraining(facts: Facts) -> Section | None:
         Row(["tokens seen", count(pretrain["tokens"])]),
         Row([f"bits per {unit} before", decimal(bits["before"])]),
         Row([f"bits per {unit} after", decimal(bits["after"])]),
+        *([Row(["change", changed(*(bits["change"][name] for name in ("value", "low", "high")))])] if bits["change"] else []),
         *(
             [Row([f"bits per {unit} of token frequencies alone", decimal(bits["token_frequencies"])])]
             if "token_frequencies" in bits

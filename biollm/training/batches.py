@@ -96,6 +96,5 @@ def _matrix(rows: Sequence[IntArray | NDArray[np.float32]], width: int, value: i
 
 
 def _tensors(batch: dict[str, Any], questions: Sequence[Question]) -> Batch:
-    units = sum(int(q.residues[q.labels != IGNORED].sum()) for q in questions)
-    totals = {"count": sum(q.count for q in questions), "units": units}
+    totals = {"count": sum(q.count for q in questions), "units": sum(q.units for q in questions)}
     return {name: torch.from_numpy(np.asarray(array)) for name, array in (batch | totals).items()}

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -78,6 +79,7 @@ class LanguageModel(nn.Module):
         self._labels: Tensor | None = None
         self._tracks: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
         self._track_loss: Tensor | None = None
+        self.label_loss: Tensor | None = None
         below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
         if below_head is model.stock:  # T5 has no module of its own below its head
             below_head = model.stock.get_decoder()  # type: ignore[operator]
@@ -104,12 +106,14 @@ class LanguageModel(nn.Module):
     def forward(
         self, *, weights: Tensor | None = None, count: Tensor | None = None, units: Tensor | None = None, **batch: Tensor
     ) -> Tensor:
-        """The loss summed over labels. `count` and `units` belong to whoever divides by them."""
+        """The loss summed over labels, with that of tokens further on and of hidden track values. `count` and `units` belong to whoever
+        divides by them."""
         labels = batch["labels"]
         logits = self._logits(**batch)
         asked = labels != IGNORED
         nats = functional.cross_entropy(logits[: int(asked.sum())].float(), labels[asked], reduction="none")
         total = (nats if weights is None else nats * weights[asked]).sum()
+        self.label_loss = total.detach() if self.future is not None or self._track_loss is not None else None
         done = len(nats)
         for ahead in self._further_labels(labels):
             answers = ahead[ahead != IGNORED]
@@ -205,24 +209,40 @@ def _probe(objective: Objective) -> list[IntArray]:
 class LanguageScore:
     """Loss per predicted token (depends on the vocabulary), and in bits per base, residue or byte that the tokens stand for.
 
-    For masked language modelling a pseudo-likelihood: each token is predicted from both sides, so it is no compression rate.
+    bits, units: (documents,), whose ratio of sums is bits_per_base. For masked language modelling a pseudo-likelihood: each token is
+    predicted from both sides, so it is no compression rate.
     """
 
     nats_per_token: float
     bits_per_base: float
+    bits: NDArray[np.float64] = field(compare=False, repr=False)
+    units: NDArray[np.float64] = field(compare=False, repr=False)
 
 
 def score_language(module: LanguageModel, examples: Sequence[Example], seed: int, what: str) -> LanguageScore:
     """The loss on held-out documents, in the model's own precision. Models that are scored with one seed answer the same questions."""
     module.eval()
     questions = _evaluation_questions(module.objective, examples, seed)
+    return _score(losses_of(module, questions, questions, what), questions)
+
+
+def losses_of(module: Any, items: Sequence[Any], questions: Sequence[Question], what: str | None) -> NDArray[np.float64]:
+    """(items,) The summed loss of each item, in nats; of a module in evaluation with `collate` and `nats`.
+
+    items: what it collates; questions: what they ask; what: the title of a progress bar, if any.
+    """
+    lengths = [len(question.ids) for question in questions]
     device = next(module.parameters()).device
-    nats = 0.0
+    batches = list(by_length(lengths, _EVALUATION_TOKENS))
+    nats = np.zeros(len(items))
     with torch.no_grad():
-        for indices in progress(list(by_length([len(q.ids) for q in questions], _EVALUATION_TOKENS)), what, unit="batch"):
-            batch = module.collate([questions[i] for i in indices])
-            nats += float(module.nats({name: tensor.to(device) for name, tensor in batch.items()}).sum(dtype=torch.float64))
-    return _score(nats, questions)
+        for indices in batches if what is None else progress(batches, what, unit="batch"):
+            ordered = sorted(indices, key=lambda i: lengths[i])  # as packing orders them
+            batch = module.collate([items[i] for i in ordered])
+            of_labels = module.nats({name: tensor.to(device) for name, tensor in batch.items()})
+            parts = torch.split(of_labels, [int((questions[i].labels != IGNORED).sum()) for i in ordered])
+            nats[ordered] = [float(part.sum(dtype=torch.float64)) for part in parts]
+    return nats
 
 
 def score_token_frequencies(objective: Objective, train: Sequence[Example], examples: Sequence[Example], seed: int) -> LanguageScore:
@@ -235,8 +255,8 @@ def score_token_frequencies(objective: Objective, train: Sequence[Example], exam
     questions = _evaluation_questions(objective, examples, seed)
     weights = [q.weights if q.weights is not None else np.ones(len(q.labels)) for q in questions]
     asked = [q.labels != IGNORED for q in questions]
-    nats = -sum(float((log_share[q.labels[a]] * w[a]).sum()) for q, a, w in zip(questions, asked, weights, strict=True))
-    return _score(nats, questions)
+    nats = [-float((log_share[q.labels[a]] * w[a]).sum()) for q, a, w in zip(questions, asked, weights, strict=True)]
+    return _score(np.array(nats), questions)
 
 
 def train_briefly(module: LanguageModel, examples: Sequence[Example], steps: int, seed: int, what: str) -> None:
@@ -261,10 +281,7 @@ def _evaluation_questions(objective: Objective, examples: Sequence[Example], see
     return [asking.ask(example, derive_seed(seed, "evaluation", i)) for i, example in enumerate(examples)]
 
 
-def _score(nats: float, questions: Sequence[Question]) -> LanguageScore:
-    tokens = sum(q.count for q in questions)
-    if any(q.weights is not None for q in questions):  # a bound of the likelihood of whole documents
-        units = sum(int(q.residues.sum()) for q in questions)
-    else:
-        units = sum(int(q.residues[q.labels != IGNORED].sum()) for q in questions)
-    return LanguageScore(nats_per_token=nats / tokens, bits_per_base=nats / math.log(2) / units)
+def _score(nats: NDArray[np.float64], questions: Sequence[Question]) -> LanguageScore:
+    """nats: (questions,)"""
+    bits, units = nats / math.log(2), np.array([q.units for q in questions], dtype=np.float64)
+    return LanguageScore(float(nats.sum()) / sum(q.count for q in questions), float(bits.sum() / units.sum()), bits, units)

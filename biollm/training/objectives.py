@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError
 from biollm.modeling.encoding import Encoder, IntArray
-from biollm.training.config import ObjectiveName
+from biollm.training.config import ObjectiveName, TrackTraining
 from biollm.training.examples import Example
-from biollm.training.tracks import TrackQuestion, TrackTraining, ask_tracks
+from biollm.training.tracks import TrackQuestion, ask_tracks
 
 IGNORED = -100  # the label of positions that do not count, as in torch and transformers
 
@@ -55,6 +55,11 @@ class Question:
     weights: NDArray[np.float32] | None = None
     prefix: int | None = None
     decoder_ids: IntArray | None = None
+
+    @property
+    def units(self) -> int:
+        """The bases, residues or bytes that its loss is of: those of its labels, or where weights make it a bound for all, of all."""
+        return int((self.residues if self.weights is not None else self.residues[self.labels != IGNORED]).sum())
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """module: called with a batch, gives the summed loss; what of it requires gradients is trained. collate: items of the plan as a
-    batch, with `count`, what the sum is divided by. validate: scores on the validation split; its `loss` is to fall."""
+    """module: called with a batch, gives the summed loss; what of it requires gradients is trained. Where that is more than the loss of the
+    batch's labels, its attribute `label_loss` is theirs alone, else None or absent. collate: items of the plan as a batch, with `count`,
+    what the sum is divided by. validate: scores on the validation split; its `loss` is to fall."""
 
     module: nn.Module
     plan: Plan

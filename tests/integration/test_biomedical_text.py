@@ -43,7 +43,7 @@ def test_a_decoder_learns_words_and_answers(tmp_path: Path) -> None:
     pretrain, finetune = open_artifact(tmp_path / "pretrain").facts, open_artifact(tmp_path / "finetune").facts
     assert pretrain["objective"] == "causal"
     assert pretrain["packing"]["why_padded"] is None
-    assert set(pretrain["bits_per_byte_general"]) == {"before", "after"}
+    assert set(pretrain["bits_per_byte_general"]) == {"before", "after", "change"}
     assert finetune["task"] == "instruction"
     assert (tmp_path / "finetune" / "lora" / "adapter_base.json").is_file()
     predictions = pl.read_parquet(tmp_path / "finetune" / "predictions.parquet")

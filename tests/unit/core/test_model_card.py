@@ -29,8 +29,8 @@ EXPAND: dict[str, Any] = {
 }
 PRETRAIN: dict[str, Any] = {
     "objective": "causal", "steps": 1200,
-    "bits_per_base": {"before": 3.05, "after": 1.93},
-    "bits_per_byte_general": {"before": 2.0, "after": 2.1},
+    "bits_per_base": {"before": 3.05, "after": 1.93, "change": {"value": -1.12, "low": -1.2, "high": -1.0}},
+    "bits_per_byte_general": {"before": 2.0, "after": 2.1, "change": {"value": 0.1, "low": -0.01, "high": 0.2}},
 }  # fmt: skip
 FINETUNE: dict[str, Any] = {
     "task": "classification",
@@ -96,8 +96,8 @@ def test_an_unknown_licence_is_left_out_not_guessed() -> None:
 
 def test_what_was_measured_and_what_was_not_is_in_the_card() -> None:
     text = model_card("pretrain", "", PRETRAIN, UPSTREAM)
-    assert "| held-out records of the domain, bits per base | 1.930, before: 3.050 |" in text
-    assert "| held-out general text, bits per byte | 2.100, before: 2.000 |" in text
+    assert "| held-out records of the domain, bits per base | 1.930, before: 3.050 (95 % interval of the change -1.200 to -1.000) |" in text
+    assert "| held-out general text, bits per byte | 2.100, before: 2.000 (95 % interval of the change -0.010 to +0.200) |" in text
     assert "was not measured" not in text
     assert "was not measured" in model_card("pretrain", "", PRETRAIN | {"bits_per_byte_general": None}, UPSTREAM)
 

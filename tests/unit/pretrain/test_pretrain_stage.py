@@ -71,8 +71,13 @@ def test_general_text_is_mixed_in_and_what_it_cost_is_measured(pretrain: Callabl
     facts = pretrain(general={"text": ["general.txt"], "replay": 0.25}).facts
     assert facts["general"]["replay"] == 0.25
     assert facts["general"]["documents"] > 0 < facts["general"]["held_out"]
-    assert set(facts["bits_per_byte_general"]) == {"before", "after"}
-    assert facts["bits_per_base"]["after"] < facts["bits_per_base"]["before"]
+    assert set(facts["bits_per_byte_general"]) == {"before", "after", "change"}
+    bits = facts["bits_per_base"]
+    assert bits["after"] < bits["before"]
+    change = bits["change"]
+    assert change["value"] == pytest.approx(bits["after"] - bits["before"])
+    assert change["low"] < change["value"] < change["high"]
+    assert 1 < change["groups"] <= change["documents"]
 
 
 def test_the_facts_say_how_rows_were_filled(pretrain: Callable[..., Artifact]) -> None:

@@ -25,6 +25,11 @@ _SIGNALS = {"base": 0.2, "expand": 0.6, "pretrain": 2.0}
 _TITLES = {"base": "untouched base model", "expand": "expanded, untrained", "pretrain": "adapted"}
 HOSTILE = "D. <b>melanogaster</b> & </script><script>alert(1)</script>"
 
+
+def _changed(value: float, groups: int, documents: int) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "groups": groups, "documents": documents}
+
+
 DNA: dict[str, Any] = {
     "name": "dna", "strategy": "isolate", "modality": "dna", "kind": "wordpiece",
     "new_tokens": 1023, "scaffold_tokens": 0, "first_id": 30522,
@@ -83,9 +88,11 @@ FACTS: dict[str, dict[str, Any]] = {
         },
         "fusion": {"operator": "add", "channels": ["cpg_oe"], "step0_max_difference": 0.0},
     },
-    "pretrain": {"steps": 120, "tokens": 240000, "bits_per_base": {"before": 3.05, "after": 1.93}, "precision": "bf16",
+    "pretrain": {
+        "steps": 120, "tokens": 240000, "precision": "bf16",
+        "bits_per_base": {"before": 3.05, "after": 1.93, "change": _changed(-1.12, 8, 90)},
         "objective": "span_corruption", "packing": {"row_tokens": 1024, "fill": 0.994, "why_padded": None},
-        "bits_per_byte_general": {"before": 2.0, "after": 2.1},
+        "bits_per_byte_general": {"before": 2.0, "after": 2.1, "change": _changed(0.1, 20, 20)},
     },
     "finetune": {
         "label": "coding", "task": "classification", "classes": ["0", "1"],

@@ -125,8 +125,21 @@ def test_every_caption_names_the_artifact_it_comes_from(report_job: ReportJob) -
 def test_what_was_forgotten_of_general_text_stands_beside_what_was_learnt(report_job: ReportJob) -> None:
     page = " ".join(_write(report_job())[1].text)
     assert "general text, bits per byte after" in page
-    assert "2.100 (+5.0 %: forgotten)" in page
+    assert "2.100 (+0.100, 95 % interval +0.050 to +0.150; +5.0 %: forgotten)" in page
     assert "span corruption" in page
+
+
+def test_language_modelling_alone_has_a_line_of_its_own_beside_all_that_is_trained_on(report_job: ReportJob) -> None:
+    job = report_job()
+    path = job.input("pretrain") / "history.json"
+    points = [point | {"label_loss_nats": point["loss_nats"] / 2} for point in json.loads(path.read_text())]
+    path.write_text(json.dumps(points))
+    html, page = _write(job)
+    specs = json.loads(re.search(r'id="chart-specs">(.*?)</script>', html, re.DOTALL)[1])  # type: ignore[index]
+    drawn = specs["pretraining"]["data"]["values"]
+    assert [p["loss_nats"] for p in drawn if p["series"] == "language modelling alone"] == [p["label_loss_nats"] for p in points]
+    assert sum(p["series"] == "pretraining" for p in drawn) == len(points)
+    assert "language modelling alone is the lower line" in " ".join(page.text)
 
 
 def test_the_validation_loss_has_a_line_of_its_own(report_job: ReportJob) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +114,28 @@ def test_tokens_further_on_are_asked_for_within_their_document(make: Callable[..
         # heads that are zero say the same as the next token's
         base = plain.nats(batch).sum()
         assert float(module(**batch)) > float(base)
+        assert module.label_loss == pytest.approx(float(base), rel=1e-5), "the curve's, of the next token alone"
         assert module.nats(batch).sum() == pytest.approx(float(base), rel=1e-5), "scores count the next token alone"
     assert module.future is not None
     module(**batch).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.future.parameters())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_each_document_has_its_own_loss(make: Callable[..., Made], packed: bool) -> None:
+    module, examples = make("decoder", packed=packed)
+    examples = [replace(e, **{n: getattr(e, n)[: 9 + 7 * (i % 4)] for n in ("ids", "residues", "special")}) for i, e in enumerate(examples)]
+    together = score_language(module, examples, 5, "test")
+    alone = [score_language(module, [example], 5, "test").bits[0] for example in examples]
+    np.testing.assert_allclose(together.bits, alone, rtol=1e-4)
+    assert len(set(np.round(together.bits, 3))) > 6, "documents that differ"
+    assert together.bits.sum() / together.units.sum() == pytest.approx(together.bits_per_base)
+
+
+def test_a_bound_for_whole_documents_is_shared_out_over_all_their_residues(make: Callable[..., Made]) -> None:
+    module, examples = make("encoder", "diffusion")
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples)]
+    assert int(module.collate(questions)["units"]) == sum(int(example.residues.sum()) for example in examples)
 
 
 def test_a_score_is_the_mean_loss_per_token_and_per_byte(make: Callable[..., Made]) -> None:

@@ -89,6 +89,14 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits(
     assert_equal(pretrain(architecture, tmp_path, **settings), whole)
 
 
+def test_zero_3_leaves_this_process_as_it_was(pretrain: Pretrain, tmp_path: Path) -> None:
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    pretrain("decoder", tmp_path, zero=3)
+    assert torch.nn.functional.linear is torch._C._nn.linear
+    assert not is_deepspeed_zero3_enabled()
+
+
 def test_dropout_goes_on_where_it_was(pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(arguments("encoder")["model"], folder)
