@@ -69,7 +69,7 @@ def join_process_group() -> None:
     import torch.distributed
 
     backend = "nccl" if has_cuda() else "gloo"
-    if "RANK" not in os.environ:
+    if not {"RANK", "MASTER_ADDR"} <= os.environ.keys():  # a launcher gives both; a rank alone may be what a parent's own run left
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         if not torch.distributed.is_initialized():  # by an earlier run of this process
             torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]

@@ -97,6 +97,14 @@ def test_zero_3_leaves_this_process_as_it_was(pretrain: Pretrain, tmp_path: Path
     assert not is_deepspeed_zero3_enabled()
 
 
+@pytest.mark.parametrize("left", [{"RANK": "0"}, {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}])
+def test_half_of_what_a_launcher_sets_is_no_launcher(left: dict[str, str]) -> None:
+    code = "import torch, biollm.training.deepspeed as ours; ours.join_process_group(); print(torch.distributed.get_world_size())"
+    clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | left, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("1"), done.stderr
+
+
 def test_dropout_goes_on_where_it_was(pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(arguments("encoder")["model"], folder)
