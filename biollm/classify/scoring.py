@@ -76,14 +76,15 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
     """Fit a row's head on every fold, and on `keep`, whose head is kept (the given splits are one fold, which is both)."""
     output = _empty(dataset.targets)
     all_folds = folds if keep is folds[0] else [*folds, keep]
+    shared = None if COVARIATES in plan.features else tables.features(plan, None)
     bins = None
-    if len(all_folds) > 1 and method.kind == "xgboost" and method.pca is None and COVARIATES not in plan.features:
-        bins = quantise(tables.features(plan, None))
+    if shared is not None and len(all_folds) > 1 and method.kind == "xgboost" and method.pca is None:
+        bins = quantise(shared)
 
     def fit(fold: Fold) -> Kept:
         own = derive_seed(seed, "classify", plan.name, *([] if fold is keep else [fold.name]))
         encoder = tables.encoder(plan, fold.train)
-        features = tables.features(plan, encoder)
+        features = tables.features(plan, encoder) if shared is None else shared
         examples = Examples(features, dataset.targets, bins)
         head = fit_head(Method(**{**method.__dict__, "seed": own}), examples, fold.inner, fold.refit, fold.train)
         if fold is not keep or keep is folds[0]:
@@ -92,19 +93,19 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
 
     own_threads = method.kind == "forest" or (method.kind == "xgboost" and bins is None)
     alone = own_threads or method.kind == "mlp"  # whose warnings are silenced for the whole process
-    with ThreadPoolExecutor(1 if alone else _folds_at_once(tables.features(plan, tables.encoder(plan, keep.train)))) as pool:
+    with ThreadPoolExecutor(1 if alone else _folds_at_once(tables.nbytes(plan))) as pool:
         fitted = list(pool.map(fit, all_folds))
     kept, heads = fitted[-1], [each.head for each in fitted[: len(folds)]]
-    columns = tables.features(plan, kept.encoder)
+    columns = tables.features(plan, kept.encoder) if shared is None else shared
     shown = explained_rows(columns[keep.train])
     top = top_features(HEADS[method.kind].explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
     choice = kept.head.choice
     return Outcome(output, float(np.mean([head.inner_score for head in heads])), choice, kept, tuple(heads), tuple(top))
 
 
-def _folds_at_once(features: FloatArray) -> int:
+def _folds_at_once(nbytes: int) -> int:
     """A fold a thread, since on tables of this size the threads of one fit wait more than they work; as many as find room in memory."""
-    room = available_memory_gib() * 2**30 / (_COPIES_PER_FOLD * features.nbytes)
+    room = available_memory_gib() * 2**30 / (_COPIES_PER_FOLD * max(1, nbytes))
     return max(1, min(threads(), int(room)))
 
 

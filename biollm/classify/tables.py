@@ -62,6 +62,10 @@ class Tables:
                 parts.append(self.numbers[name])
         return parts[0] if len(parts) == 1 else np.hstack(parts)
 
+    def nbytes(self, plan: RowPlan) -> int:
+        """The memory of a row's blocks; covariates, which are few columns, are not counted."""
+        return sum(self.numbers[name].nbytes for name in plan.features if name != COVARIATES)
+
     def names(self, plan: RowPlan, encoder: CovariateEncoder | None) -> list[str]:
         """What each column is, for people."""
         found: list[str] = []
