@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from safetensors.torch import save_file
 
@@ -14,8 +15,8 @@ from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
 from biollm.core.seeding import derive_seed, generator
+from biollm.corpus.columns import RECORDS
 from biollm.modeling.channels import OTHER_OPERATORS, OperatorName
-from biollm.modeling.corpus import read_records
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
@@ -142,8 +143,7 @@ def _scores(module: LanguageModel, materials: Materials, seed: int, when: str) -
 
 def _groups(job: Job[Config], materials: Materials) -> dict[str, list[str]]:
     """The group of each held-out document; those of one group are not independent."""
-    records = read_records(job.input("ingest"), "validation").select("id", "group")
-    group_of = dict(records.iter_rows())
+    group_of = dict(pl.read_parquet(job.input("ingest") / RECORDS, columns=["id", "group"]).iter_rows())
     names = {part: [example.name for example in examples] for part, examples in materials.held_out.items()}
     return {part: [group_of[n] for n in of_part] if part == "domain" else groups_of(of_part) for part, of_part in names.items()}
 

@@ -400,8 +400,12 @@ def _is_first() -> bool:
     return _rank() == 0
 
 
+def _is_one_of_several() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def _summed_over_processes(own: Tensor) -> Tensor:
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if not _is_one_of_several():
         return own
     total = own.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
     torch.distributed.all_reduce(total)
@@ -409,7 +413,7 @@ def _summed_over_processes(own: Tensor) -> Tensor:
 
 
 def _wait() -> None:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if _is_one_of_several():
         torch.distributed.barrier()
 
 
