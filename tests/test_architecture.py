@@ -57,6 +57,11 @@ def test_core_and_the_tabular_stages_never_import_torch(room: str) -> None:
         assert not roots & {"torch", "transformers", "deepspeed"}, file
 
 
+def test_loops_are_compiled_in_one_way() -> None:
+    """That of core/compiled.py, which also works where nothing compiled can be kept."""
+    assert [file.name for file in PACKAGE.rglob("*.py") if "numba" in imports_of(file)] == ["compiled.py"]
+
+
 def test_neither_importing_biollm_nor_reading_a_recipe_loads_a_library_that_is_slow_to_load() -> None:
     code = """
 import sys

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
-
-import numba
 import numpy as np
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from biollm.core.compiled import compiled
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compiled at the first call, and kept beside this file (or under NUMBA_CACHE_DIR) for later runs where that can be written."""
-    try:
-        return cast(Callable[P, R], numba.njit(function, nogil=True, cache=True))
-    except RuntimeError:  # numba: "no locator available", it found no folder to write to
-        return cast(Callable[P, R], numba.njit(function, nogil=True))
-
-
-@_compiled
+@compiled
 def mix(x):  # type: ignore[no-untyped-def]  # splitmix64: every bit of the result depends on every bit of x
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def row_kmers(symbols, start, end, k, nucleotides, unknown, least, counts, out):  # type: ignore[no-untyped-def]
     """Hashes of the informative k-mers of symbols[start:end], in order, into `out`; returns how many. `counts` is zero before and after.
 
@@ -99,7 +86,7 @@ def row_kmers(symbols, start, end, k, nucleotides, unknown, least, counts, out):
     return found
 
 
-@_compiled
+@compiled
 def distinct(values, count):  # type: ignore[no-untyped-def]
     """Sort values[:count], keep each once at the front; returns how many."""
     if count == 0:
@@ -113,7 +100,7 @@ def distinct(values, count):  # type: ignore[no-untyped-def]
     return kept
 
 
-@_compiled
+@compiled
 def longest(offsets):  # type: ignore[no-untyped-def]
     longest = 1
     for row in range(len(offsets) - 1):
@@ -121,7 +108,7 @@ def longest(offsets):  # type: ignore[no-untyped-def]
     return longest
 
 
-@_compiled
+@compiled
 def minhash(symbols, offsets, k, nucleotides, unknown, least, alphabet_size, factors, shifts):  # type: ignore[no-untyped-def]
     rows = len(offsets) - 1
     hashes = np.full((rows, len(factors)), 0xFFFFFFFF, dtype=np.uint32)
@@ -145,7 +132,7 @@ def minhash(symbols, offsets, k, nucleotides, unknown, least, alphabet_size, fac
     return hashes, sizes, keys
 
 
-@_compiled
+@compiled
 def band_keys(hashes, rows, begin, width):  # type: ignore[no-untyped-def]
     keys = np.empty(len(rows), dtype=np.uint64)
     for i in range(len(rows)):
@@ -156,7 +143,7 @@ def band_keys(hashes, rows, begin, width):  # type: ignore[no-untyped-def]
     return keys
 
 
-@_compiled
+@compiled
 def bucket_pairs(rows, keys, hashes, sizes, side, by_side, threshold, agreeing, neighbours):  # type: ignore[no-untyped-def]
     """Pairs of one bucket as (smaller row << 32 | larger row), without those whose sizes or MinHash values rule the threshold out."""
     pairs = []
@@ -188,7 +175,7 @@ def bucket_pairs(rows, keys, hashes, sizes, side, by_side, threshold, agreeing, 
     return np.unique(found)
 
 
-@_compiled
+@compiled
 def jaccards(symbols, offsets, k, nucleotides, unknown, least, alphabet_size, first, second):  # type: ignore[no-untyped-def]
     """The exact Jaccard index of the k-mer sets of each pair. Pairs come sorted by `first`, whose set is then made once."""
     counts = np.zeros(max(64, alphabet_size), dtype=np.int32)
@@ -218,7 +205,7 @@ def jaccards(symbols, offsets, k, nucleotides, unknown, least, alphabet_size, fi
     return result
 
 
-@_compiled
+@compiled
 def slot_of(table, key):  # type: ignore[no-untyped-def]
     """Where a key stands in the open-addressing table, or the free slot where it may go. 0 marks a free slot."""
     mask = np.uint64(len(table) - 1)
@@ -228,7 +215,7 @@ def slot_of(table, key):  # type: ignore[no-untyped-def]
     return slot
 
 
-@_compiled
+@compiled
 def stretches(  # type: ignore[no-untyped-def]
     symbols, offsets, k, nucleotides, unknown, least, alphabet_size, asked, others, slots, every, fewest
 ):
@@ -278,7 +265,7 @@ def stretches(  # type: ignore[no-untyped-def]
     return share, partner
 
 
-@_compiled
+@compiled
 def row_keys(symbols, offsets, unknown, both_strands):  # type: ignore[no-untyped-def]
     """Two 64-bit hashes of each row's symbols and length; with both strands, of the strand whose hash is smaller."""
     rows = len(offsets) - 1
@@ -306,7 +293,7 @@ def row_keys(symbols, offsets, unknown, both_strands):  # type: ignore[no-untype
     return keys, known
 
 
-@_compiled
+@compiled
 def gather(symbols, offsets, rows, out, out_offsets):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         start = offsets[rows[i]]
@@ -314,7 +301,7 @@ def gather(symbols, offsets, rows, out, out_offsets):  # type: ignore[no-untyped
             out[out_offsets[i] + j] = symbols[start + j]
 
 
-@_compiled
+@compiled
 def join(parent, first, second):  # type: ignore[no-untyped-def]
     """Union by the smaller row, then every row straight to its root: the result does not depend on the order of the pairs."""
     for pair in range(len(first)):

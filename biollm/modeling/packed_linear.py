@@ -12,13 +12,14 @@ nothing but the rounding. Legend: N tokens, K inputs, M outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from biollm.core.compiled import compiled
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,11 +32,7 @@ _USUAL_ROWS = 512
 
 
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}, "error_model": "numpy"}
-    try:
-        return cast(Callable[P, R], numba.njit(function, cache=True, **options))
-    except RuntimeError:  # numba: "no locator available", it found no folder to write to
-        return cast(Callable[P, R], numba.njit(function, **options))
+    return compiled(function, fastmath={"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}, error_model="numpy")
 
 
 class PackedLinear(nn.Module):

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from biollm.core.compiled import compiled
 from biollm.core.seeding import generator
 
 IntArray = NDArray[np.int64]
@@ -111,7 +111,7 @@ class MixedOrder:
         return np.asarray(generator(self._seed, "mixture", epoch).permutation(self.rows_per_epoch), dtype=np.int64)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def _fill(counts: IntArray, mixed: IntArray, row_tokens: int) -> tuple[IntArray, IntArray]:
     """(lengths, their rows), row by row. counts: documents of each length, used up here; mixed: all lengths, long and short in turn."""
     number = len(mixed)
