@@ -12,23 +12,12 @@ from torch import nn
 
 from biollm.core.errors import ConfigError
 from biollm.core.files import write_json
-from biollm.finetune.config import MethodConfig
-from biollm.modeling.adapters import (
-    QUANTISATION,
-    BottleneckModel,
-    BottleneckSpec,
-    FourBit,
-    QuantisationSpec,
-    attach_peft,
-    fake_quantise,
-    inner,
-    kind_of,
-    load_peft,
-    new_row_ids,
-    save_adapter,
-)
+from biollm.finetune.config import MethodConfig, prompt_tokens
+from biollm.modeling.adapters import attach_peft, inner, kind_of, load_peft, new_row_ids, save_adapter
+from biollm.modeling.bottleneck import BottleneckModel, BottleneckSpec
 from biollm.modeling.fusion import FusedModel, save_fusion
 from biollm.modeling.loading import copy_tokenizer, load_model, save_model
+from biollm.modeling.quantisation import QUANTISATION, FourBit, QuantisationSpec, fake_quantise
 
 # What heads and poolers are called: they stay in full precision where the rest is quantised.
 _HEADS = ["classifier", "score", "pooler", "qa_outputs"]
@@ -72,6 +61,7 @@ def apply_method(model: FusedModel, method: MethodConfig, outputs: Sequence[str]
         raise ConfigError(
             f"output_layer: nothing stands on top of a {type(stock).__name__}: its head is that of the base; use lora, or another method"
         )
+    _check_prompts(stock, method)
     _check_new_rows(stock, method, new_rows)
     adapted = _adapt(stock, method, list(outputs), list(new_rows))
     fused = FusedModel(adapted, model.spec, model.operator)
@@ -155,6 +145,15 @@ def _four_bit(method: MethodConfig) -> FourBit | None:
         return None
     bf16 = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= _SMALLEST_BF16_CAPABILITY
     return FourBit(compute_dtype="bfloat16" if bf16 else "float32", skipped=_HEADS)
+
+
+def _check_prompts(stock: nn.Module, method: MethodConfig) -> None:
+    """Encoder-decoders that classify take their tokens as ids alone, so that nothing can be put before them."""
+    if prompt_tokens(method) and cast(Any, stock).config.is_encoder_decoder and kind_of(stock) == "AutoModelForSequenceClassification":
+        raise ConfigError(
+            f"{method.name}: a {type(stock).__name__} is an encoder-decoder, which transformers lets read token ids only, and no prompt "
+            "before them; use lora, dora, ia3, output_layer or full"
+        )
 
 
 def _check_new_rows(stock: nn.Module, method: MethodConfig, new_rows: Sequence[int]) -> None:

@@ -1,45 +1,33 @@
-"""What is added to a model to fine-tune it: peft's adapters, bottleneck adapters, fake quantisation; and how they are stored.
+"""Adapters on a model, peft's and bottleneck adapters, and how they are stored.
 
 An adapter folder is a stock peft folder, or `bottleneck.json` and `bottleneck.safetensors`; always with `adapter_base.json`, which
-says what base it belongs to. A folder trained for quantisation is a stock model folder with `quantisation.json` beside.
-
-Bottleneck adapters (peft has none). Each is down-projection, ReLU, up-projection; `up` is zero at the start, so that there is no effect:
-
-    series    (Houlsby 2019; Pfeiffer 2021)       parallel (He 2022)
-
-    x ── FFN ──┬──────────(+)── to the residual    x ──┬── FFN ───────────(+)── to the residual
-               └─ down─up ─┘                           └─ down─up ─ ·scale ─┘
-
-Legend: B records, T tokens, D model width.
+says what base it belongs to.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from safetensors.torch import load_file
+from torch import nn
 
 from biollm.core.artifacts import MANIFEST
 from biollm.core.errors import ConfigError
 from biollm.core.files import read_json, read_sidecar, sha256_file, sha256_json, write_json
 from biollm.core.progress import quiet_libraries
+from biollm.modeling.bottleneck import BOTTLENECK, BOTTLENECK_WEIGHTS, BottleneckModel, BottleneckSpec, check_names
+from biollm.modeling.quantisation import FourBit
 from biollm.modeling.vocabulary import DomainVocabulary
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "adapter_base.json"
-BOTTLENECK, BOTTLENECK_WEIGHTS = "bottleneck.json", "bottleneck.safetensors"
-QUANTISATION = "quantisation.json"
 _FUSION_WEIGHTS = "fusion.safetensors"
 # A base that is further away than this is named, not pointed at: such a path would hold for one machine only.
 _MOST_STEPS_UP = 3
@@ -53,33 +41,6 @@ _KINDS: dict[str, tuple[Kind, str]] = {
     "ForMaskedLM": ("AutoModelForMaskedLM", "FEATURE_EXTRACTION"),
 }
 _CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
-
-Placement = Literal["ffn", "attention_and_ffn"]
-Scheme = Literal["int8_weights", "int4_weights", "int8_activations_int8_weights", "int8_activations_int4_weights"]
-
-
-class FourBit(BaseModel):
-    """How bitsandbytes holds the frozen base of a QLoRA adapter (Dettmers 2023): 4-bit NormalFloat, scales quantised too."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    compute_dtype: Literal["float32", "bfloat16"]
-    skipped: list[str]  # modules that stay as they are
-
-    def load_options(self) -> dict[str, Any]:
-        """Raises ConfigError if bitsandbytes is not installed, or does not run here."""
-        require("bitsandbytes", "qlora")
-        from transformers import BitsAndBytesConfig
-
-        _run_four_bit()
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype),
-            llm_int8_skip_modules=[rf"(.*\.)?{name}" for name in (*self.skipped, "lm_head")],
-        )
-        return {"quantization_config": config}
 
 
 class AdapterBase(BaseModel):
@@ -107,77 +68,6 @@ class AdapterBase(BaseModel):
             options["label2id"] = {name: number for number, name in enumerate(self.labels)}
             options |= {} if self.pad_token_id is None else {"pad_token_id": self.pad_token_id}
         return options | (self.four_bit.load_options() if self.four_bit else {})
-
-
-class BottleneckSpec(BaseModel):
-    """`bottleneck.json`: bottleneck adapters and the output modules that were trained whole beside them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["series", "parallel"]
-    placement: Placement
-    width: int
-    scale: float
-    dropout: float
-    hidden_size: int
-    outputs: list[str]
-
-
-class QuantisationSpec(BaseModel):
-    """`quantisation.json`: the integer format that a model folder was trained for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scheme: Scheme
-    group_size: int  # weights that share a scale (int4_weights); int8 weights have one scale per output
-    skipped: list[str]  # modules that stay as they are
-
-
-# --- libraries ------------------------------------------------------------------------------------------------------------------
-
-
-def require(package: Literal["torchao", "bitsandbytes"], method: str) -> None:
-    """Raises ConfigError saying how to install what a method needs."""
-    if importlib.util.find_spec(package) is None:
-        extra = {"torchao": "qat", "bitsandbytes": "qlora"}[package]
-        raise ConfigError(
-            f"{method} needs the package {package}, which is not installed; install it with: pip install 'biollm[{extra}]', "
-            "or choose another method"
-        )
-
-
-def _run_four_bit() -> None:
-    """One 4-bit product, forwards and backwards: bitsandbytes may be installed and yet have no kernels for this machine."""
-    quiet_libraries()
-    import bitsandbytes
-
-    try:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        with torch.inference_mode(False), torch.enable_grad():
-            layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to(device)
-            layer(torch.ones(1, 64, device=device, requires_grad=True)).sum().backward()
-    except Exception as error:  # whatever a missing kernel raises: it names no kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"qlora: bitsandbytes is installed, but does not run on this machine ({reason}); use lora") from error
-
-
-def steady_four_bit(stock: nn.Module) -> None:
-    """Keep a 4-bit model, if it is one, as it is in inference too.
-
-    On CPUs with avx512_bf16, bitsandbytes 0.50 rewrites the weights at the first forward pass without gradients: their scales are
-    rounded again, so that a model that was looked at trains on another base than one that was not.
-    """
-    for module in stock.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            cast(Any, module).support_avx512bf16_for_cpu = False
-
-
-def load_peft() -> Any:
-    """peft, without what it and the optional libraries that it looks for print when they are loaded."""
-    quiet_libraries()
-    import peft
-
-    return peft
 
 
 # --- what a model is ------------------------------------------------------------------------------------------------------------
@@ -227,6 +117,14 @@ def virtual_tokens(stock: nn.Module) -> int:
 
 
 # --- peft -----------------------------------------------------------------------------------------------------------------------
+
+
+def load_peft() -> Any:
+    """peft, without what it and the optional libraries that it looks for print when they are loaded."""
+    quiet_libraries()
+    import peft
+
+    return peft
 
 
 def attach_peft(stock: nn.Module, config: Any) -> nn.Module:
@@ -286,181 +184,6 @@ def _last_real_to_end(module: nn.Module, args: Any, kwargs: dict[str, Any], outp
     rows_B = torch.arange(len(hidden_BTD), device=hidden_BTD.device)
     output.last_hidden_state = torch.cat([hidden_BTD[:, :-1], hidden_BTD[rows_B, last_B][:, None]], dim=1)
     return output
-
-
-# --- bottleneck adapters --------------------------------------------------------------------------------------------------------
-
-
-class Bottleneck(nn.Module):
-    """Down-projection, ReLU, up-projection, times a scale. (…, D) -> (…, D); all zeros at the start."""
-
-    def __init__(self, hidden_size: int, width: int, scale: float, dropout: float) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(hidden_size, width), nn.Linear(width, hidden_size)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
-        nn.init.normal_(self.down.weight, std=0.02)
-        for tensor in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(tensor)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        added: Tensor = self.up(self.dropout(functional.relu(self.down(hidden)))) * self.scale
-        return added
-
-
-# Where in a layer a block is read and where its result is, by the names that transformers gives them.
-_FFN_SITES = (("mlp", "mlp"), ("intermediate", "output.dense"), ("ffn", "ffn"))
-_ATTENTION_ENDS = ("attention.output.dense", "attn.c_proj", "self_attn.o_proj", "attention.dense", "attn.Wo", "attention.out_lin")
-
-
-class BottleneckModel(nn.Module):
-    """A transformers model with bottleneck adapters. The model itself is not changed: the adapters act through hooks.
-
-    Attributes that are not its own are those of the model.
-    """
-
-    def __init__(self, base: nn.Module, spec: BottleneckSpec) -> None:
-        """Raises ConfigError if the model's layers are built in a way that is not known here."""
-        super().__init__()
-        self.base, self.spec = base, spec
-        like = next(base.parameters())
-        self.adapters = nn.ModuleDict()
-        self._read: dict[str, Tensor] = {}
-        for key, (start, end) in _sites(base, spec).items():
-            adapter = Bottleneck(spec.hidden_size, spec.width, spec.scale, spec.dropout)
-            self.adapters[key] = adapter.to(device=like.device, dtype=like.dtype)
-            if spec.kind == "parallel":
-                start.register_forward_pre_hook(partial(self._keep, key))
-            end.register_forward_hook(partial(self._add, key))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base":
-                raise
-            return getattr(self.base, name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base(*args, **kwargs)
-
-    def _keep(self, key: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._read[key] = args[0]
-
-    def _add(self, key: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        read = self._read.pop(key) if self.spec.kind == "parallel" else output
-        added: Tensor = self.adapters[key](read)
-        return output + added
-
-    def save_pretrained(self, folder: str) -> None:
-        """Write the adapters and the output modules that were trained beside them."""
-        tensors = {f"adapters.{name}": tensor for name, tensor in self.adapters.state_dict().items()}
-        for output in self.spec.outputs:
-            tensors |= {f"outputs.{output}.{name}": tensor for name, tensor in self.base.get_submodule(output).state_dict().items()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(Path(folder) / BOTTLENECK, self.spec.model_dump())
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(Path(folder) / BOTTLENECK_WEIGHTS))
-
-    def load(self, path: Path) -> None:
-        tensors = load_file(str(path))
-        wanted = {f"adapters.{name}" for name in self.adapters.state_dict()}
-        for output in self.spec.outputs:
-            wanted |= {f"outputs.{output}.{name}" for name in self.base.get_submodule(output).state_dict()}
-        _check_names(path, wanted, set(tensors))
-        for prefix, module in [("adapters.", self.adapters), *((f"outputs.{o}.", self.base.get_submodule(o)) for o in self.spec.outputs)]:
-            module.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-
-
-def _sites(base: nn.Module, spec: BottleneckSpec) -> dict[str, tuple[nn.Module, nn.Module]]:
-    """Where adapters go: by a name for each, the module whose input and the module whose output counts."""
-    found: dict[str, tuple[nn.Module, nn.Module]] = {}
-    for layers in (module for module in base.modules() if isinstance(module, nn.ModuleList)):
-        for layer in layers:
-            ffn = next((site for site in _FFN_SITES if _has(layer, *site)), None)
-            if ffn is None:
-                continue
-            number = len([key for key in found if key.endswith("ffn")])
-            if spec.placement == "attention_and_ffn":
-                end = next((end for end in _ATTENTION_ENDS if _has(layer, end)), None)
-                if end is None:
-                    raise _unknown_layers(base, "attention")
-                found[f"{number}_attention"] = (layer.get_submodule(end), layer.get_submodule(end))
-            found[f"{number}_ffn"] = (layer.get_submodule(ffn[0]), layer.get_submodule(ffn[1]))
-    if not found:
-        raise _unknown_layers(base, "feed-forward")
-    return found
-
-
-def _has(layer: nn.Module, *names: str) -> bool:
-    modules = dict(layer.named_modules())
-    return all(name in modules for name in names)
-
-
-def _unknown_layers(base: nn.Module, block: str) -> ConfigError:
-    return ConfigError(
-        f"{type(base).__name__}: no layer has a {block} block under a name that is known here, so bottleneck adapters cannot be put "
-        "behind it; use lora"
-    )
-
-
-# --- quantisation-aware training ------------------------------------------------------------------------------------------------
-
-
-def fake_quantise(stock: nn.Module, spec: QuantisationSpec) -> None:
-    """Let every linear layer of a model, in place, compute as it would with integer weights; gradients pass straight through.
-
-    The weights stay floating-point numbers under their names. Real quantisation (torchao's quantize_ with the same scheme) gives
-    the same outputs. Raises ConfigError if torchao is missing, or the model has nothing that it can quantise.
-    """
-    require("torchao", "qat")
-    load_peft()  # silences torchao's loading
-    from torchao.quantization import quantize_
-    from torchao.quantization.qat import QATConfig
-
-    chosen = quantised_layers(stock, spec)
-    if not chosen:
-        raise ConfigError(
-            f"qat: {type(stock).__name__} has no linear layer that torchao can quantise (GPT-2's are Conv1D); choose another base or method"
-        )
-    if spec.scheme.endswith("int4_weights"):
-        for name in sorted(chosen):
-            if (width := cast(nn.Linear, stock.get_submodule(name)).in_features) % spec.group_size:
-                raise ConfigError(
-                    f"qat_group_size is {spec.group_size}, but {name} has {width} inputs; expected a number that divides them all"
-                )
-    quantize_(stock, QATConfig(torchao_config(spec), step="prepare"), filter_fn=lambda module, name: name in chosen)
-
-
-def quantised_layers(stock: nn.Module, spec: QuantisationSpec) -> set[str]:
-    """The linear layers that a scheme concerns: all but those that stay as they are and the output table."""
-    head = cast(Any, stock).get_output_embeddings() if hasattr(stock, "get_output_embeddings") else None
-    prefix = f"{getattr(stock, 'base_model_prefix', '')}."  # a headless model has its layers under shorter names
-    skipped = {name for given in spec.skipped for name in (given, given.removeprefix(prefix))}
-    return {
-        name
-        for name, module in stock.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and not any(name == s or name.startswith(f"{s}.") for s in skipped)
-    }
-
-
-def torchao_config(spec: QuantisationSpec) -> Any:
-    """What torchao's quantize_ takes to make the integers that a folder was trained for."""
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
-    from torchao.quantization.granularity import PerAxis, PerGroup
-
-    four_bit = spec.scheme.endswith("int4_weights")
-    bits, granularity = (cast(Any, torch).int4, PerGroup(spec.group_size)) if four_bit else (torch.int8, PerAxis(0))
-    config = Int8DynamicActivationIntxWeightConfig if spec.scheme.startswith("int8_activations") else IntxWeightOnlyConfig
-    return config(weight_dtype=bits, **{_granularity_key(config): granularity})
-
-
-def _granularity_key(config: Any) -> str:
-    return "weight_granularity" if "weight_granularity" in inspect.signature(config).parameters else "granularity"
-
-
-def apply_stored_quantisation(stock: nn.Module, folder: Path) -> None:
-    """Let a model compute as its folder was trained to, if it was trained for quantisation."""
-    if (folder / QUANTISATION).is_file():
-        fake_quantise(stock, read_sidecar(folder / QUANTISATION, QuantisationSpec))
 
 
 # --- folders --------------------------------------------------------------------------------------------------------------------
@@ -567,14 +290,8 @@ def _attach_stored_peft(stock: nn.Module, folder: Path) -> nn.Module:
         warnings.simplefilter("ignore")  # of missing keys, which are checked here
         adapted = peft.PeftModel.from_pretrained(cast(Any, stock), str(folder))
     stored = set(load_file(str(folder / PEFT_WEIGHTS)))
-    _check_names(folder / PEFT_WEIGHTS, set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)), stored)
+    check_names(folder / PEFT_WEIGHTS, set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)), stored)
     return _mend_prompts(adapted)
-
-
-def _check_names(path: Path, wanted: set[str], stored: set[str]) -> None:
-    if unlike := sorted(wanted ^ stored):
-        state = "is missing from it" if unlike[0] in wanted else "is in it, but not in the model"
-        raise ConfigError(f"{path}: not the weights of the settings beside it: {unlike[0]} {state}; fine-tune again")
 
 
 def _rows(model: nn.Module) -> int:

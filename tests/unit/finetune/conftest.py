@@ -169,3 +169,9 @@ def run_case(base: Callable[..., Path]) -> Callable[..., Case]:
         return Case(model, inputs, before, start, logits(model, inputs), trainable, without, changed, source, folder)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory, make_bert_base: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("supervised") / "bert"
+    return make_bert_base(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

@@ -15,8 +15,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
 from biollm.core.errors import ConfigError
+from biollm.core.files import read_sidecar
 from biollm.finetune.methods import apply_method, load_for, output_modules, save_finetuned
-from biollm.modeling import adapters
+from biollm.modeling import quantisation
+from biollm.modeling.adapters import inner, kind_of, virtual_tokens
+from biollm.modeling.bottleneck import BottleneckModel, BottleneckSpec
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_model
 
@@ -100,7 +103,7 @@ def test_every_trained_parameter_gets_a_gradient(case: Case, name: str) -> None:
 def test_a_step_changes_the_outputs_and_loading_gives_them_to_the_bit(case: Case, name: str) -> None:
     assert not torch.equal(case.after, case.start)
     with torch.no_grad():  # as a user loads
-        again = load_model(case.folder, adapters.kind_of(case.model.stock))
+        again = load_model(case.folder, kind_of(case.model.stock))
     assert torch.equal(logits(again, case.inputs), case.after)
 
 
@@ -208,7 +211,7 @@ def test_tracks_are_seen_when_new_rows_are_trained(run_case: Callable[..., Case]
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_prompt_takes_its_part_of_the_context(run_case: Callable[..., Case], name: str) -> None:
     case = run_case("bert", CLASSIFY, name)
-    assert adapters.virtual_tokens(case.model.stock) == 4
+    assert virtual_tokens(case.model.stock) == 4
     case.model(input_ids=torch.full((1, 60), 5))
     with pytest.raises((IndexError, RuntimeError)):
         case.model(input_ids=torch.full((1, 61), 5))
@@ -238,12 +241,12 @@ def test_real_integers_give_the_outputs_that_were_trained(base: Callable[..., Pa
     inputs = batch(model)
     step(model, inputs)
     save_finetuned(model, tmp_path / "qat", base("bert"), config)
-    spec = adapters.read_sidecar(tmp_path / "qat" / adapters.QUANTISATION, adapters.QuantisationSpec)
+    spec = read_sidecar(tmp_path / "qat" / quantisation.QUANTISATION, quantisation.QuantisationSpec)
     real = AutoModelForSequenceClassification.from_pretrained(str(tmp_path / "qat")).eval()
     plain = real(**inputs).logits.detach()
-    chosen = adapters.quantised_layers(real, spec)
+    chosen = quantisation.quantised_layers(real, spec)
     assert len(chosen) == 12
-    quantize_(real, adapters.torchao_config(spec), filter_fn=lambda module, name: name in chosen)
+    quantize_(real, quantisation.torchao_config(spec), filter_fn=lambda module, name: name in chosen)
     trained = logits(model, inputs)
     torch.testing.assert_close(real(**inputs).logits.detach(), trained, rtol=0, atol=2e-7)
     assert (plain - trained).abs().max() > 1e-6, "the rounding was no rounding"
@@ -284,7 +287,7 @@ def test_gradients_are_those_of_recomputed_activations(base: Callable[..., Path]
     for recomputed in (False, True):
         model = prepare(base("llama"), CLASSIFY, method(name))
         if recomputed:
-            adapters.inner(model.stock).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            inner(model.stock).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         step(model, batch(model))
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     for parameter, gradient in gradients[0].items():
@@ -293,12 +296,12 @@ def test_gradients_are_those_of_recomputed_activations(base: Callable[..., Path]
 
 def test_the_options_of_low_rank_adapters_count(base: Callable[..., Path]) -> None:
     model = prepare(base("bert"), CLASSIFY, method("lora", lora_rank=4, lora_alpha=6.0, lora_dropout=0.25))
-    layer = adapters.inner(model.stock).get_submodule("bert.encoder.layer.0.attention.self.query")
+    layer = inner(model.stock).get_submodule("bert.encoder.layer.0.attention.self.query")
     assert layer.scaling["default"] == 6.0 / 4
     assert layer.lora_A["default"].weight.shape == (4, 32)
     assert layer.lora_dropout["default"].p == 0.25
     stabilised = prepare(base("bert"), CLASSIFY, method("lora", lora_rank=4, rank_stabilised=True))
-    assert adapters.inner(stabilised.stock).get_submodule("bert.encoder.layer.0.attention.self.query").scaling["default"] == 8 / 2
+    assert inner(stabilised.stock).get_submodule("bert.encoder.layer.0.attention.self.query").scaling["default"] == 8 / 2
 
 
 def test_the_options_of_bottleneck_adapters_count(base: Callable[..., Path]) -> None:
@@ -376,9 +379,9 @@ def test_models_without_a_known_build_are_refused() -> None:
             super().__init__()
             self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
 
-    spec = adapters.BottleneckSpec(kind="series", placement="ffn", width=2, scale=1, dropout=0, hidden_size=4, outputs=[])
+    spec = BottleneckSpec(kind="series", placement="ffn", width=2, scale=1, dropout=0, hidden_size=4, outputs=[])
     with pytest.raises(ConfigError, match="Odd: no layer has a feed-forward block under a name that is known here"):
-        adapters.BottleneckModel(Odd(), spec)
+        BottleneckModel(Odd(), spec)
     with pytest.raises(ConfigError, match="a GPT2Model cannot be fine-tuned; expected a model for sequence classification"):
         output_modules(GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1)))
 
@@ -401,11 +404,21 @@ def test_prefix_tuning_is_refused_where_keys_and_values_cannot_be_handed_over() 
         apply_method(model, method("ia3"), output_modules(model.stock))
 
 
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_are_refused_where_only_ids_are_read(name: str) -> None:
+    from transformers import T5Config, T5ForSequenceClassification
+
+    config = T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    model = FusedModel(T5ForSequenceClassification(config))
+    with pytest.raises(ConfigError, match=rf"{name}: a T5ForSequenceClassification is an encoder-decoder, .*; use lora, dora, ia3,"):
+        apply_method(model, method(name), output_modules(model.stock))
+
+
 @pytest.mark.parametrize(("name", "package", "extra"), [("qat", "torchao", "qat"), ("qlora", "bitsandbytes", "qlora")])
 def test_a_missing_package_is_named(
     base: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
 ) -> None:
-    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda found: None)
+    monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda found: None)
     with pytest.raises(ConfigError, match=rf"{name} needs the package {package}, which is not installed; .*'biollm\[{extra}\]'"):
         prepare(base("bert"), CLASSIFY, method(name))
 

@@ -15,9 +15,6 @@ from torch import nn
 
 from biollm.core.errors import ConfigError
 from biollm.modeling.adapters import (
-    Bottleneck,
-    BottleneckModel,
-    BottleneckSpec,
     attach_peft,
     find_base,
     inner,
@@ -27,6 +24,7 @@ from biollm.modeling.adapters import (
     save_adapter,
     weights_digest,
 )
+from biollm.modeling.bottleneck import Bottleneck, BottleneckModel, BottleneckSpec
 from biollm.modeling.loading import load_model, load_stock
 
 CLASSIFY = "AutoModelForSequenceClassification"
