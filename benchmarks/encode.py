@@ -27,7 +27,8 @@ from harness import RESULTS, _processor
 
 from biollm.core.artifacts import package_versions
 from biollm.core.machine import usable_cores
-from biollm.modeling.fastpath import SequenceEncoder, tables_from_domain
+from biollm.modeling.fastpath import SequenceEncoder
+from biollm.modeling.sequence_tables import tables_from_domain
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +134,8 @@ def first_use() -> dict[str, float]:
     """Seconds from the tables to the first ids, in new processes: once with nothing compiled yet, once with what that left."""
     code = (
         "import json, sys, time; from pathlib import Path\n"
-        "from biollm.modeling.fastpath import SequenceEncoder, tables_from_domain\n"
+        "from biollm.modeling.fastpath import SequenceEncoder\n"
+        "from biollm.modeling.sequence_tables import tables_from_domain\n"
         "tables = tables_from_domain(json.loads(Path(sys.argv[1]).read_text()), None, 'ACGTN')\n"
         "started = time.perf_counter()\n"
         "SequenceEncoder(tables, fold_case=True).encode_one('GATTACA')\n"

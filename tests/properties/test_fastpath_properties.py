@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from biollm.modeling.fastpath import BpeTables, SequenceEncoder, tables_from_domain
+from biollm.modeling.fastpath import SequenceEncoder
+from biollm.modeling.sequence_tables import BpeTables, tables_from_domain
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 DNA = "ACGTN"
@@ -157,6 +158,13 @@ def test_a_window_of_any_length_has_the_same_ids(trained: Tokenizer, encoder: Se
     repeats = ("N" * 30_000 + "AT" * 10_000 + "A" * 10_000)[:length]
     for window in (_random(length, length, "ACGT"), (repeats + _random(1, length, "ACGTacgtN"))[:length]):
         assert encoder.encode_one(window).tolist() == trained.encode(window).ids
+
+
+@pytest.mark.slow
+def test_a_window_of_five_million_bases_has_the_same_ids(trained: Tokenizer, encoder: SequenceEncoder) -> None:
+    window = _random(5, 4_900_000, "ACGTacgtN") + "N" * 40_000 + "AT" * 20_000 + "A" * 20_000
+    assert len(window) == 5_000_000
+    assert encoder.encode_one(window).tolist() == trained.encode(window).ids
 
 
 def test_merges_that_come_behind_ones_of_higher_rank_are_followed() -> None:

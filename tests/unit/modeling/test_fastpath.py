@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,12 @@ import numpy as np
 import pytest
 
 from biollm.core.errors import ConfigError
-from biollm.modeling import fastpath
-from biollm.modeling.fastpath import (
+from biollm.modeling.fastpath import ForeignLetterError, SequenceEncoder
+from biollm.modeling.sequence_tables import (
     BpeTables,
-    ForeignLetterError,
     GreedyTables,
     KmerTables,
-    SequenceEncoder,
+    Tables,
     UnigramTables,
     tables_from_domain,
     tables_from_merged,
@@ -28,6 +28,11 @@ from tokenizers import Tokenizer, models
 
 SHIPPED = sorted((Path(__file__).parents[3] / "tokenizers").glob("*/tokenizer.json"))
 MARK = "\u07e8"  # two bytes, which byte-level BPE spells "ß¨"
+# 62 letters, all pairs of them, and as many triples as make one token too many for the fast path.
+LETTERS = string.ascii_letters + string.digits
+ALL_PAIRS = [(i, j, 62 + 62 * i + j) for i in range(62) for j in range(62)] + [
+    (62 + n // 62, n % 62, 62 + 62 * 62 + n) for n in range(32769 - 62 - 62 * 62)
+]
 UNITS = {residue: MARK + residue for residue in "ACGT"}
 BYTE_UNITS = {residue: "ß¨" + residue for residue in "ACGT"}
 
@@ -140,7 +145,7 @@ ONE_OF_EACH = [
 
 
 @pytest.mark.parametrize("tables", ONE_OF_EACH, ids=lambda tables: type(tables).__name__)
-def test_no_sequences_and_empty_ones_have_no_ids(tables: fastpath.Tables) -> None:
+def test_no_sequences_and_empty_ones_have_no_ids(tables: Tables) -> None:
     encoder = SequenceEncoder(tables, fold_case=True)
     assert encoder.encode([]) == []
     found = encoder.encode(["", "AT", ""])
@@ -153,7 +158,7 @@ def test_no_sequences_and_empty_ones_have_no_ids(tables: fastpath.Tables) -> Non
 @pytest.mark.parametrize(
     ("foreign", "position"), [("AAXA", 2), ("é", 0), ("A T", 1), ("AAé X", 2), ("AX é", 1), ("A\x00", 1), ("ATı", 2), ("TA\U0001f9ec", 2)]
 )
-def test_a_foreign_letter_is_reported_with_its_place(tables: fastpath.Tables, foreign: str, position: int) -> None:
+def test_a_foreign_letter_is_reported_with_its_place(tables: Tables, foreign: str, position: int) -> None:
     with pytest.raises(ForeignLetterError) as caught:
         SequenceEncoder(tables, fold_case=True).encode(["TATA", "", foreign, "QQ"])
     error = caught.value
@@ -200,7 +205,10 @@ def test_a_tokenizer_that_the_fast_path_does_not_know_is_refused(content: dict[s
         (BpeTables({"A": 0, "ß": 1}, [], {}), "residues of one ASCII letter; this vocabulary has 'ß'"),
         (BpeTables({"A": 0}, [(0, 0, 1), (0, 1, 2), (1, 0, 3)], {}), "BPE merges make one token under two ids"),
         (BpeTables({"A": 0, "T": 1}, [(0, 0, 2), (0, 1, 2)], {}), "BPE merges make id 2 of 'AA' and of 'AT'"),
-        (BpeTables({"A": 0}, [(i, 0, i + 1) for i in range(1 << 14)], {}), "16385 BPE tokens; the fast path knows for 16384 at most"),
+        (
+            BpeTables({letter: i for i, letter in enumerate(LETTERS)}, ALL_PAIRS, {}),
+            "32769 BPE tokens; the fast path knows for 32768 at most",
+        ),
     ],
     ids=["not ASCII", "two ids", "two texts", "too many"],
 )
@@ -232,7 +240,8 @@ def test_a_shipped_tokenizer_has_the_same_ids_on_its_probe(file: Path) -> None:
 def test_it_works_where_nothing_compiled_can_be_kept() -> None:
     """numba told to look only for a place that is not there, as where neither the package's folder nor the home can be written."""
     code = (
-        "from biollm.modeling.fastpath import KmerTables, SequenceEncoder\n"
+        "from biollm.modeling.fastpath import SequenceEncoder\n"
+        "from biollm.modeling.sequence_tables import KmerTables\n"
         "print(SequenceEncoder(KmerTables(1, 'A', {'A': 7}, None), fold_case=True).encode_one('AA').tolist())"
     )
     environment = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
