@@ -3,16 +3,18 @@
 No kept reader does both: pyfastx and needletail accept damaged files and foreign letters, dnaio and Biopython keep digits and NUL bytes as
 bases, and none says the line. So a file is read in chunks, and a compiled loop goes through all records of a chunk: it notes where each
 begins, and copies their letters, upper-case and checked: a line of the length of the last one, or 64 letters, at a time while all are
-A, C, G, T or N; letter by letter where they are not.
+A, C, G, T or N; letter by letter where they are not. A thread reads, unpacks and checks the next chunk while the caller works on the
+records of the last one.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,14 +22,15 @@ from biollm.core.alphabets import DNA_ACCEPTED, DNA_AMBIGUOUS
 from biollm.core.errors import DataError
 from biollm.core.streams import check_head, damage_named, open_binary
 from biollm.ingest.config import SequencePolicy
-from biollm.ingest.fasta_letters import BEGIN, CR, FULL, IN_HEADER, LF, STRANGE, TABLES, Bytes, copy_letters
+from biollm.ingest.fasta_letters import BEGIN, CR, IN_HEADER, LF, STRANGE, TABLES, Bytes, copy_letters
 
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 20
+_AHEAD = 2  # blocks that are made while the caller works on one
 _HEADERS = 4096  # noted at a time
+_MOST_ROOM = 1 << 28  # a human chromosome; pages that are not written cost nothing
 
 
-@dataclass(frozen=True)
-class Contig:
+class Contig(NamedTuple):
     """One nucleotide record.
 
     sequence: (L,) uint8, ASCII of upper-case ACGTN; ambiguous, masked: how many IUPAC codes, and lower-case letters, became N;
@@ -67,149 +70,171 @@ def check_new_name(contig: Contig, first_in: dict[str, Path]) -> None:
 
 def contig_of(name: str, letters: str, file: Path, policy: SequencePolicy) -> Contig:
     """A contig from what another reader gave, checked as a FASTA record is. Raises DataError naming the file and record."""
-    reader = _Reader(file, policy, len(letters))
-    reader.begin(name, None)
-    reader.at_start = False  # letters only: a > is no header
-    block = np.frombuffer(letters.encode("ascii", errors="replace"), dtype=np.uint8)
-    at, status = reader.read(block, 0)
-    if status == STRANGE:
-        raise reader.foreign(block, at)
-    return reader.finish()
+    record = _Record(file, len(letters))
+    record.begin(name, None)
+    blocks = _Blocks(file, policy, iter([letters.encode("ascii", errors="replace")]), in_record=True)
+    if (block := blocks.next()) is None:
+        return record.finish(np.empty(0, dtype=np.uint8), 0, 0)
+    if block.strange:
+        record.append(block.letters)
+        raise record.foreign(block)
+    return record.finish(block.letters, *block.counts)
 
 
 def _read_file(file: Path, policy: SequencePolicy) -> Iterator[Contig]:
-    # a human chromosome; pages that are not written cost nothing
-    reader = _Reader(file, policy, min(file.stat().st_size + 64, 1 << 28))
-    held, first = b"", True
-    with damage_named(file), open_binary(file) as stream:
-        for raw in _chunks(stream):
-            if first:
-                check_head(file, raw[:1024])
-                raw, first = raw.removeprefix(b"\xef\xbb\xbf"), False
-            chunk, held = held + raw, b""
-            if chunk.endswith(b"\r"):  # its LF may follow
-                chunk, held = chunk[:-1], b"\r"
-            block, at = np.frombuffer(chunk, dtype=np.uint8), 0
-            if reader.name is None:
-                at = reader.before_first(chunk)
-            while at < len(chunk):
-                at, status = reader.read(block, at)
-                yield from reader.finished(chunk)
-                if status == STRANGE:
-                    raise reader.foreign(block, at)
-                if status == IN_HEADER:
-                    held, at = chunk[at:] + held, len(chunk)
-    if held.startswith(b">"):  # a last header without an end of line
-        if reader.name is not None:
-            yield reader.finish()
-        reader.begin(_name(file, reader.line, held[1:].rstrip(b"\r")), reader.line)
-    if reader.name is None:
+    record, block = _Record(file, min(file.stat().st_size, _MOST_ROOM)), None
+    with damage_named(file), open_binary(file) as stream, ThreadPoolExecutor(1) as thread:
+        blocks = _Blocks(file, policy, _chunks(file, stream))
+        ahead = deque(thread.submit(blocks.next) for _ in range(_AHEAD))
+        while (following := ahead.popleft().result()) is not None:
+            block, start = following, 0
+            ahead.append(thread.submit(blocks.next))
+            for begin, end, line, place, ambiguous, masked in block.headers:
+                if record.name is not None:
+                    yield record.finish(block.letters[start:place], ambiguous, masked)
+                record.begin(_name(file, line, block.text[begin + 1 : end]), line)
+                start = place
+            record.append(block.letters[start:])
+            if block.strange:
+                raise record.foreign(block)
+    if block is None or record.name is None:
         raise DataError(f"{file}: holds no FASTA record; expected lines of the form '>id' followed by sequence")
-    yield reader.finish()
+    yield record.finish(np.empty(0, dtype=np.uint8), *block.counts)
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Chunks of a stream, the next one read (and decompressed) while the last one is worked on."""
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(stream.read, _CHUNK_BYTES)
-        while chunk := pending.result():
-            pending = reader.submit(stream.read, _CHUNK_BYTES)
-            yield chunk
+def _chunks(file: Path, stream: BinaryIO) -> Iterator[bytes]:
+    if head := stream.read(_CHUNK_BYTES):
+        check_head(file, head[:1024])
+        yield head.removeprefix(b"\xef\xbb\xbf")
+    while chunk := stream.read(_CHUNK_BYTES):
+        yield chunk
 
 
 def _name(file: Path, line: int, header: bytes) -> str:
     if b"\0" in header:
         raise DataError(f"{file} line {line}: the header holds a NUL byte; the file is binary or damaged: export it again")
-    try:
-        text = header.decode()
-    except UnicodeDecodeError:
-        text = header.decode("latin-1")  # only the id matters, and any byte is a letter of Latin-1
+    text: str | bytes = header
+    if not header.isascii():
+        try:
+            text = header.decode()
+        except UnicodeDecodeError:
+            text = header.decode("latin-1")  # only the id matters, and any byte is a letter of Latin-1
     if not (parts := text.split(maxsplit=1)):
         raise DataError(f"{file} line {line}: a record has an empty id ('>' and nothing behind it); give it one")
-    return parts[0]
+    return parts[0] if isinstance(parts[0], str) else parts[0].decode()
 
 
-class _Reader:
-    """The letters of the records of a file, one behind the other; the last record may go on in the next block.
+@dataclass(frozen=True)
+class _Block:
+    """What the compiled loop found in a piece of a file.
 
-    name: of that record, None before the first one; line: the one that is being read; at_start: whether at its start.
+    text: the piece; letters: of all records in it, one behind the other; headers: of each its begin and end in `text`, its line, how many
+    of `letters` stand before it, and the counts [ambiguous, masked] of the record that ends there; counts: of the last record, up to here;
+    line: where the piece ends; strange: the text from a letter on that may not stand there, empty if there is none.
     """
 
-    def __init__(self, file: Path, policy: SequencePolicy, room: int) -> None:
-        self.name: str | None = None
-        self.line, self.at_start = 1, True
-        self._file, self._fold = file, policy.soft_mask == "fold"
+    text: bytes
+    letters: Bytes
+    headers: list[list[int]]
+    counts: tuple[int, int]
+    line: int
+    strange: bytes
+
+
+class _Blocks:
+    """The blocks of a file, in order; chunks: its text; in_record: whether it begins inside a record, with letters."""
+
+    def __init__(self, file: Path, policy: SequencePolicy, chunks: Iterator[bytes], in_record: bool = False) -> None:
+        self._file, self._chunks, self._fold = file, chunks, policy.soft_mask == "fold"
         self._table = TABLES[policy.iupac == "refuse", policy.soft_mask == "unknown"]
-        self._out = np.empty(room, dtype=np.uint8)
-        self._start = self._length = 0  # of the last record; of all letters
-        self._header_line: int | None = None
-        self._given = False
-        self._counts, self._begun, self._headers = np.zeros(2, dtype=np.int64), np.empty((_HEADERS, 6), dtype=np.int64), 0
+        self._text, self._at, self._held = b"", 0, b""  # held: for the next chunk to complete
+        self._line, self._at_start, self._begun = 1, not in_record, in_record
+        self._counts, self._headers = np.zeros(2, dtype=np.int64), np.empty((_HEADERS, 6), dtype=np.int64)
 
-    def before_first(self, chunk: bytes) -> int:
-        """Where the first header is, or the end if only blank lines are there. Raises DataError for anything else."""
-        at = 0
-        while at < len(chunk) and chunk[at] in b"\n\r\t ":
-            self.line += chunk[at] == LF or (chunk[at] == CR and chunk[at + 1 : at + 2] != b"\n")
-            at += 1
-        if at < len(chunk) and chunk[at] != BEGIN:
-            kind = "this looks like FASTQ" if chunk[at] == ord("@") else "something stands before the first '>'"
-            raise DataError(f"{self._file} line {self.line}: begins with {chr(chunk[at])!r}; a FASTA file begins with '>id' ({kind})")
-        return at
-
-    def read(self, block: Bytes, at: int) -> tuple[int, int]:
-        """Take the letters of a block from `at` on. Returns where it stopped and why; `finished` must follow."""
-        at, self._length, self.line, self.at_start, self._headers, status = copy_letters(
-            block, at, self._table, self._fold, self._out, self._length, self.line, self.at_start, self._counts, self._begun
+    def next(self) -> _Block | None:
+        """The next block, or None behind the last. Raises DataError for text before the first header."""
+        while self._at == len(self._text):
+            if (chunk := next(self._chunks, b"")) == b"":
+                if not self._held.startswith(b">"):
+                    return None
+                chunk = b"\n"  # a last header without an end of line
+            self._text, self._at, self._held = self._held + chunk, 0, b""
+            if self._text.endswith(b"\r"):  # its LF may follow
+                self._text, self._held = self._text[:-1], b"\r"
+            if not self._begun:
+                self._skip_blank()
+        text, letters = np.frombuffer(self._text, dtype=np.uint8), np.empty(len(self._text) - self._at, dtype=np.uint8)
+        at, length, self._line, self._at_start, headers, status = copy_letters(
+            text, self._at, self._table, self._fold, letters, self._line, self._at_start, self._counts, self._headers
         )
-        if status == FULL and 2 * (self._length - self._start) > len(self._out):
-            larger = np.empty(2 * len(self._out) + _CHUNK_BYTES, dtype=np.uint8)
-            larger[: self._length] = self._out[: self._length]
-            self._out = larger
-        return at, status
+        strange = b""
+        if status == STRANGE:
+            strange, at, self._chunks, self._held = self._text[at:], len(self._text), iter(()), b""
+        elif status == IN_HEADER:
+            self._held, at = self._text[at:] + self._held, len(self._text)
+        self._at, (ambiguous, masked) = at, self._counts.tolist()
+        return _Block(self._text, letters[:length], self._headers[:headers].tolist(), (ambiguous, masked), self._line, strange)
 
-    def finished(self, chunk: bytes) -> Iterator[Contig]:
-        """The records that ended where the headers that were just read begin."""
-        for begin, end, line, start, ambiguous, masked in self._begun[: self._headers].tolist():
-            if self.name is not None:
-                yield self._contig(self._out[self._start : start], ambiguous, masked)
-            self.begin(_name(self._file, line, chunk[begin + 1 : end]), line)
-            self._start = start
-        self._headers = 0
-        if self._start or self._given:  # what was given away is the caller's now
-            last = self._out[self._start : self._length]
-            if self._given:
-                self._out = np.empty(len(self._out), dtype=np.uint8)
-            self._out[: len(last)] = last
-            self._start, self._length, self._given = 0, len(last), False
+    def _skip_blank(self) -> None:
+        """Go on to the first header. Raises DataError for anything but blank lines before it."""
+        text = self._text
+        while self._at < len(text) and text[self._at] in b"\n\r\t ":
+            self._line += text[self._at] == LF or (text[self._at] == CR and text[self._at + 1 : self._at + 2] != b"\n")
+            self._at += 1
+        if self._at < len(text):
+            self._begun = True
+            if text[self._at] != BEGIN:
+                kind = "this looks like FASTQ" if text[self._at] == ord("@") else "something stands before the first '>'"
+                found = repr(chr(text[self._at]))
+                raise DataError(f"{self._file} line {self._line}: begins with {found}; a FASTA file begins with '>id' ({kind})")
+
+
+class _Record:
+    """The record that is being read. name: None before the first one; room: how many letters it may have without a new buffer."""
+
+    def __init__(self, file: Path, room: int) -> None:
+        self.name: str | None = None
+        self._line: int | None = None
+        self._file, self._held, self._length = file, np.empty(room, dtype=np.uint8), 0
 
     def begin(self, name: str, line: int | None) -> None:
-        self.name, self._header_line = name, line
+        self.name, self._line = name, line
 
-    def finish(self) -> Contig:
-        """The last record."""
-        contig = self._contig(self._out[self._start : self._length], *self._counts.tolist())
-        self._start, self._counts[:] = self._length, 0
-        return contig
+    def append(self, letters: Bytes) -> None:
+        length = self._length + len(letters)
+        if length > len(self._held):
+            larger = np.empty(2 * length, dtype=np.uint8)
+            larger[: self._length] = self._held[: self._length]
+            self._held = larger
+        self._held[self._length : length] = letters
+        self._length = length
 
-    def _contig(self, letters: Bytes, ambiguous: int, masked: int) -> Contig:
+    def finish(self, last: Bytes, ambiguous: int, masked: int) -> Contig:
+        """The record with its last letters. Raises DataError for an empty one, and for one that looks like protein."""
+        letters = self._with(last) if self._length else last.copy()
         if not len(letters) or (ambiguous > 0.5 * len(letters) and len(letters) >= 10):
-            where = f"{self._file}" + (f" line {self._header_line}" if self._header_line else "")
+            where = f"{self._file}" + (f" line {self._line}" if self._line else "")
             if not len(letters):
                 raise DataError(f"{where}: record '{self.name}' is empty; remove it or restore its sequence")
             raise DataError(
                 f"{where}: {ambiguous} of the {len(letters)} letters of record '{self.name}' are IUPAC ambiguity codes; "
                 "this looks like protein, and ingest.modality is dna"
             )
-        if fills := 2 * len(letters) > len(self._out):
-            self._given = True
         assert self.name is not None
-        return Contig(self.name, letters if fills else letters.copy(), ambiguous, masked, self._file, self._header_line)
+        return Contig(self.name, letters, ambiguous, masked, self._file, self._line)
 
-    def foreign(self, block: Bytes, at: int) -> DataError:
-        """What is wrong with the letter at which `read` stopped."""
-        letter, letters = chr(block[at]), self._out[self._start : self._length]
-        context = bytes(letters[-1000:]) + bytes(block[at : at + 1000]).upper()
+    def _with(self, last: Bytes) -> Bytes:
+        self.append(last)
+        letters, self._length = self._held[: self._length], 0
+        if 2 * len(letters) < len(self._held):
+            return letters.copy()
+        self._held = np.empty(len(self._held), dtype=np.uint8)  # the other one is the caller's now
+        return letters
+
+    def foreign(self, block: _Block) -> DataError:
+        """What is wrong with the letter at which a block ends, whose letters were appended."""
+        letter = chr(block.strange[0])
+        context = bytes(self._held[max(0, self._length - 1000) : self._length]) + block.strange[:1000].upper()
         hint = ""
         if letter == ">":
             hint = "; the line break before this header is missing"
@@ -217,8 +242,8 @@ class _Reader:
             hint = "; this looks like protein, and ingest.modality is dna"
         elif letter.upper() in DNA_AMBIGUOUS:
             hint = "; ingest.policy.iupac refuses ambiguity codes"
-        place = f" line {self.line}" if self._header_line else ""
+        place = f" line {block.line}" if self._line else ""
         return DataError(
-            f"{self._file}{place}: record '{self.name}' holds {letter!r} at position {len(letters) + 1}; "
+            f"{self._file}{place}: record '{self.name}' holds {letter!r} at position {self._length + 1}; "
             f"DNA records may hold {DNA_ACCEPTED}{hint}"
         )

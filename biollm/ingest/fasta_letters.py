@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from biollm.core.alphabets import DNA_ACCEPTED, DNA_AMBIGUOUS, DNA_FOLD
+from biollm.core.compiled import compiled
 
 Bytes = NDArray[np.uint8]
-# Why the loop stops: the block ends, in a header or not; a letter that may not stand there; no room for letters; or for headers.
-END, IN_HEADER, STRANGE, FULL, MANY = range(5)
+# Why the loop stops: the block ends, in a header or not; a letter that may not stand there; no room for headers.
+END, IN_HEADER, STRANGE, MANY = range(4)
 CR, LF, BEGIN = 13, 10, ord(">")
 _FOREIGN, _SKIPPED = 0, 1
 
@@ -29,17 +29,18 @@ def _table(refuse: bool, mask: bool) -> Bytes:
 TABLES = {(refuse, mask): _table(refuse, mask) for refuse in (False, True) for mask in (False, True)}
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)  # type: ignore[misc,unused-ignore]
-def copy_letters(block, at, table, fold, out, length, line, at_start, counts, begun):  # type: ignore[no-untyped-def]
-    """Copy letters from block[at:] to out[length:], over as many records as there are.
+@compiled
+def copy_letters(block, at, table, fold, out, line, at_start, counts, begun):  # type: ignore[no-untyped-def]
+    """Copy letters from block[at:] to out, which is as long, over as many records as there are.
 
-    Returns (at, length, line, at_start, headers, status). begun: a row for each header: where it begins and ends in the block, its line,
-    `length` there, and the counts of the record before it; counts: [ambiguous, masked] of the last record.
+    Returns (at, length, line, at_start, headers, status): where it stopped in both, in which line, and whether at its start.
+    begun: a row for each header: where it begins and ends in the block, its line, `length` there, and the counts of the record before it;
+    counts: [ambiguous, masked] of the last record.
     A guess: the next line is as long as the last one. If what would be its line end is one, and everything before it is A, C, G, T or N,
     it is copied without looking at single letters; the copy is taken back by not advancing `length`.
     """
     mask = np.uint8(0xDF if fold else 0xFF)
-    size, room, guess, headers = len(block), len(out), 0, 0
+    size, length, guess, headers = len(block), 0, 0, 0
     line_start = at
     while at < size:
         if at_start and block[at] == BEGIN:
@@ -58,7 +59,7 @@ def copy_letters(block, at, table, fold, out, length, line, at_start, counts, be
             line_start = at
             continue
         run = guess if at_start and guess > 0 else 64
-        if at + run < size and length + run <= room and (run == 64 or block[at + run] == LF or block[at + run] == CR):
+        if at + run < size and (run == 64 or block[at + run] == LF or block[at + run] == CR):
             source, target = block[at : at + run], out[length : length + run]  # slices: no negative index, so the loop is vectorised
             strange = False  # a truth value: numbers would be widened to 64 bits, at a fifth of the speed
             for k in range(run):
@@ -66,11 +67,13 @@ def copy_letters(block, at, table, fold, out, length, line, at_start, counts, be
                 target[k] = letter
                 strange |= (letter != 65) & (letter != 67) & (letter != 71) & (letter != 84) & (letter != 78)
             if not strange:
-                at, length, at_start = at + run, length + run, False
+                at, length = at + run, length + run
+                if block[at] == LF and at_start:
+                    at, line, line_start = at + 1, line + 1, at + 1
+                    continue
+                at_start = False
                 if run == 64 and block[at] != LF and block[at] != CR:
                     continue
-        if length >= room:
-            return at, length, line, at_start, headers, FULL
         # letter by letter, to the end of the line or the next 64 letters
         stop = min(size, at + 64)
         while at < stop:
@@ -91,8 +94,6 @@ def copy_letters(block, at, table, fold, out, length, line, at_start, counts, be
                 if at_start:
                     break
                 continue
-            if length >= room:
-                return at, length, line, at_start, headers, FULL
             if value == 78 and byte & np.uint8(0xDF) != 78:
                 counts[1 if byte >= 97 and not fold else 0] += 1
             out[length] = value
