@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from biollm.core.alphabets import DOUBLE_STRANDED, Modality
 from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.corpus.options import AuditOptions
+from biollm.ingest.builds import build_key
 from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.sites.config import SiteOptions
+from biollm.ingest.sites.modifications import BASE_OF
 from biollm.modeling.tracks import TRACK_NAME, TrackConfig
 
 _COLUMN_NAME = r"^[a-z][a-z0-9_]*$"
@@ -38,6 +41,9 @@ class SourceConfig(Section):
         default=None,
         description="a genome, cut into windows: FASTA, FASTQ, GenBank, EMBL, GFF3 with sequence or 2bit; a file, folder or glob",
     )
+    build: str | None = Field(
+        default=None, min_length=1, description="the build of `sequences`, for example GRCh38 or TAIR10; tracks of another are refused"
+    )
     annotation: str | None = Field(default=None, description="features over `sequences`: GFF3, GTF, BED, GenBank or EMBL")
     regions: str | None = Field(default=None, description="BED; only windows inside these intervals are kept")
     records: str | None = Field(
@@ -54,8 +60,8 @@ class SourceConfig(Section):
         given = [kind for kind in ("sequences", "records", "reads") if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(f"source '{self.name}' has {given or 'none of sequences, records, reads'}; give exactly one of the three")
-        if given != ["sequences"] and (self.annotation or self.regions):
-            raise ValueError(f"source '{self.name}': annotation and regions belong to `sequences`")
+        if given != ["sequences"] and (self.annotation or self.regions or self.build):
+            raise ValueError(f"source '{self.name}': annotation, regions and build belong to `sequences`")
         return self
 
     @model_validator(mode="after")
@@ -196,7 +202,25 @@ class DuplicateConfig(Section):
     )
 
 
-Track = Annotated[Annotated[TrackConfig, Tag("cpg_observed_expected")] | Annotated[SiteTrack, Tag("sites")], Field(discriminator="kind")]
+def _track_of_kind(value: Any, _: ValidatorFunctionWrapHandler) -> TrackConfig | SiteTrack:
+    """Not by pydantic's discriminator: that puts the kind into the path of every error (tracks.0.sites.sites.context)."""
+    if isinstance(value, (TrackConfig, SiteTrack)):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("should be a section with the keys name, kind and those of its kind")
+    kinds: dict[str, type[TrackConfig | SiteTrack]] = {"cpg_observed_expected": TrackConfig, "sites": SiteTrack}
+    if (kind := value.get("kind")) not in list(kinds):
+        raise ValueError(f"kind is {kind!r}; expected {' or '.join(kinds)}")
+    known = list(kinds[kind].model_fields)
+    if unknown := [key for key in value if key not in known]:
+        close = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys of kind {kind}: {', '.join(known)}"
+        raise ValueError(f"unknown key '{unknown[0]}'; {hint}")
+    return kinds[kind].model_validate(value)
+
+
+# SiteTrack first: messages about unknown keys look up the keys of a nested section in the first class that has some
+Track = Annotated[SiteTrack | TrackConfig, WrapValidator(_track_of_kind)]
 
 
 class Config(Section):
@@ -278,6 +302,12 @@ class Config(Section):
                 raise ValueError(f"track '{track.name}': say which source it lies on; sources are {names}")
             if track.source is not None and track.source not in names:
                 raise ValueError(f"track '{track.name}': no source is called '{track.source}'; sources are {names}")
+            source = self.sources[names.index(track.source)] if track.source else self.sources[0]
+            if source.build and track.sites.build and build_key(source.build) != build_key(track.sites.build):
+                raise ValueError(
+                    f"track '{track.name}' is of build {track.sites.build}, but source '{source.name}' of build {source.build}; give the "
+                    "track of that build, lift its positions over, or correct the build that is wrong"
+                )
         return self
 
     @model_validator(mode="after")
@@ -289,6 +319,11 @@ class Config(Section):
         names = [track.name for track in self.site_tracks]
         if unknown := [name for name in self.cytosines.tracks if name not in names]:
             raise ValueError(f"cytosines.tracks names {unknown}, but the measured tracks are {names}; the names must agree")
+        for track in self.site_tracks:
+            if track.name in self.cytosines.tracks and (other := [m for m in track.sites.modifications if BASE_OF.get(m) != "C"]):
+                raise ValueError(
+                    f"cytosines.tracks names '{track.name}', whose modification {other[0]} does not sit on C; choose a track of 5mC"
+                )
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +43,9 @@ class Reference:
 
         return cls({contig.name: contig.sequence for contig in read_contigs([file], SequencePolicy())}, str(file))
 
+    def __contains__(self, contig: str) -> bool:
+        return contig in self._contigs
+
     def bases(self, contig: str) -> Bases:
         """(bases,) uint8."""
         return self._contigs[contig]
@@ -65,9 +68,10 @@ class Reference:
 class Alignments:
     """A BAM file open for one pass over all its records. Use it as a context."""
 
-    def __init__(self, file: Path) -> None:
-        """Raises DataError for what is not a whole BAM file with a header."""
+    def __init__(self, file: Path, on_drop: Callable[[str, str], None] | None = None) -> None:
+        """on_drop: is told the name of each record that is left out, and why. Raises DataError for what is no whole BAM with a header."""
         self.file = file
+        self._on_drop = on_drop or (lambda name, why: None)
         self._verbosity = pysam.set_verbosity(0)  # what htslib prints, we raise
         try:
             self._bam = pysam.AlignmentFile(str(file), "rb", check_sq=False)
@@ -81,6 +85,8 @@ class Alignments:
             raise DataError(f"{file}: not a BAM file (SAM and CRAM are not read); make one: samtools view -b -o reads.bam {file}")
         found = re.search(r"^@HD\t(?:.*\t)?SO:(\w+)", header, re.MULTILINE)
         self.sort_order = found[1] if found else "unknown"
+        # from the text: pysam's header as a dictionary fails at damage that it lets pass elsewhere
+        self.assemblies = sorted(set(re.findall(r"^@SQ\t(?:.*\t)?AS:([^\t\n]+)", header, re.MULTILINE)))
 
     def _unreadable(self, error: Exception) -> str:
         if isinstance(error, FileNotFoundError):
@@ -99,6 +105,11 @@ class Alignments:
             pass
         finally:
             pysam.set_verbosity(self._verbosity)
+
+    @property
+    def contigs(self) -> list[str]:
+        """Those of the header, which may hold no read."""
+        return list(self._contig_bases)
 
     def contig_bases(self, contig: str) -> int:
         return self._contig_bases[contig]
@@ -122,6 +133,7 @@ class Alignments:
             add(counts, "records")
             if why := _why_dropped(record, options):
                 add(counts, f"dropped_{why}")
+                self._on_drop(str(name), why)
                 continue
             if not record.query_length:
                 raise DataError(f"{self.file}: {last} has no sequence ('*'); its calls cannot be placed: write the BAM with sequences")
@@ -136,6 +148,7 @@ class Alignments:
             raise DataError(f"{self.file}: the tags of read '{record.query_name}' are damaged ({error}); write the file again") from None
         add(counts, f"dropped_{why}")
         add(counts, "kept", -1)
+        self._on_drop(str(record.query_name), why)
 
 
 def _why_dropped(record: pysam.AlignedSegment, options: ReadOptions) -> str | None:

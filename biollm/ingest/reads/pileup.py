@@ -102,10 +102,13 @@ class _Spans:
 
 
 class Pileup:
-    """Frames of sites, one after the other; `counts` says afterwards what was read, dropped and why. Made by `pileup`."""
+    """Frames of sites, one after the other; `counts` says afterwards what was read, dropped and why; `foreign` on which contigs reads lay
+    that the reference lacks. Made by `pileup`."""
 
-    def __init__(self, file: Path, options: ReadOptions, reference: Reference | None = None) -> None:
+    def __init__(self, file: Path, options: ReadOptions, reference: Reference | None = None, drop_foreign: bool = False) -> None:
         self.counts: Counts = {}
+        self.foreign: set[str] = set()
+        self._drop_foreign = drop_foreign
         self._file = file
         self._options = options
         self._reference = reference
@@ -143,6 +146,10 @@ class Pileup:
                         f"{file}: read '{record.query_name}' at {record.reference_name}:{record.reference_start} lies before the read "
                         f"ahead of it, though the header says that the reads are sorted: {_sort(file)}"
                     )
+                if self._is_foreign(str(record.reference_name)):
+                    add(self.counts, "dropped_contig_not_in_the_genome")
+                    add(self.counts, "kept", -1)
+                    continue
                 if record.reference_id != contig_id:
                     yield from self._finish(None)
                     self._enter(alignments, str(record.reference_name))
@@ -154,6 +161,12 @@ class Pileup:
         if not self.counts.get("kept"):
             raise DataError(f"{file}: {nothing_kept(self.counts)}")
         self._check_off_reference(1)
+
+    def _is_foreign(self, contig: str) -> bool:
+        if not self._drop_foreign or self._reference is None or contig in self._reference:
+            return False
+        self.foreign.add(contig)
+        return True
 
     def _enter(self, alignments: Alignments, contig: str) -> None:
         if self._reference is not None:
@@ -250,7 +263,7 @@ def _sort(file: Path) -> str:
     return f"samtools sort -o sorted.bam {file}"
 
 
-def pileup(file: Path, options: ReadOptions, reference: Reference | None = None) -> Pileup:
+def pileup(file: Path, options: ReadOptions, reference: Reference | None = None, drop_foreign: bool = False) -> Pileup:
     """Batches of sites of a coordinate-sorted modBAM as site frames; `.counts` is whole once the last batch has been taken.
 
     Columns: contig, position_0based, strand (of the modified base), context (CG, CHG, CHH of the reference; null without one, beside N, and
@@ -259,6 +272,7 @@ def pileup(file: Path, options: ReadOptions, reference: Reference | None = None)
     A call is modified where its probability is call_threshold or more, unmodified where 1 - probability is, and else not valid. Each
     modification is judged on its own: at a 5hmC, 5mC counts as unmodified. Calls at inserted and clipped bases have no site; a deleted base
     has no call. Two mates both count where they overlap. reference: instead of options.reference, where it has been read already.
+    drop_foreign: reads on contigs that the reference lacks are dropped and counted, where else they are refused.
     Counts: as `read_records`; with a reference sites_off_reference and calls_off_reference, which are left out of the frames since the
     reference has another base there, and sites_checked and sites_refuted: the same of sites called by more than half of the reads that
     could, since a lone call is a variant or a sequencing error.
@@ -269,4 +283,4 @@ def pileup(file: Path, options: ReadOptions, reference: Reference | None = None)
         raise ConfigError(
             f"{file}: a pileup is made of MM/ML tags; give bisulfite reads to bismark_methylation_extractor and read its table"
         )
-    return Pileup(file, options, reference)
+    return Pileup(file, options, reference, drop_foreign)

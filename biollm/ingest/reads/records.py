@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -52,12 +52,14 @@ class Read:
         return self.contig is not None
 
 
-def iterate_reads(file: Path, options: ReadOptions, counts: Counts, reference: Reference | None = None) -> Iterator[Read]:
+def iterate_reads(
+    file: Path, options: ReadOptions, counts: Counts, reference: Reference | None = None, on_drop: Callable[[str, str], None] | None = None
+) -> Iterator[Read]:
     """The reads of a BAM file in its order; `counts` is filled on the way: see `read_records`. Raises DataError as `read_records` does."""
     if reference is None and options.reference:
         reference = Reference.read(Path(options.reference))
     numbers: dict[str, int] = {}
-    with Alignments(file) as alignments:
+    with Alignments(file, on_drop) as alignments:
         found = _modbam(alignments, options, counts) if options.kind == "modbam" else _bisulfite(alignments, options, reference, counts)
         for record, strand, sequence, tracks, calls in found:
             merged = _merge_strands(tracks, len(sequence), options, counts)
@@ -204,10 +206,12 @@ def nothing_kept(counts: Counts) -> str:
 class ReadBatches:
     """Frames of reads, one after the other; `counts` says afterwards what was read, dropped and why."""
 
-    def __init__(self, file: Path, options: ReadOptions, reference: Reference | None = None) -> None:
+    def __init__(
+        self, file: Path, options: ReadOptions, reference: Reference | None = None, on_drop: Callable[[str, str], None] | None = None
+    ) -> None:
         self.counts: Counts = {}
         self._options = options
-        self._reads = iterate_reads(file, options, self.counts, reference)
+        self._reads = iterate_reads(file, options, self.counts, reference, on_drop)
 
     def __iter__(self) -> Self:
         return self
@@ -223,19 +227,22 @@ class ReadBatches:
         return _frame(batch, self._options)
 
 
-def read_records(file: Path, options: ReadOptions, reference: Reference | None = None) -> ReadBatches:
+def read_records(
+    file: Path, options: ReadOptions, reference: Reference | None = None, on_drop: Callable[[str, str], None] | None = None
+) -> ReadBatches:
     """Batches of reads as frames; `.counts` is whole once the last batch has been taken.
 
     Columns: id (unique in the file), contig, start_0based, end, strand (null for unmapped reads), group (read name: mates and pieces of one
     read share it), sequence (upper-case ACGTN), track_<modification> List(Float32) with one value per base, null = no call; for bisulfite
     also calls, Bismark's letters. See `Read` for directions. reference: instead of options.reference, where it has been read already.
+    on_drop: is told the name of each record that is left out, and why (as the counts call it).
     Counts: records, kept, dropped_<why>, calls, reads_without_calls, calls_not_wanted_<modification>, bases_folded_to_N, and with a
     reference reads_checked, calls_off_reference, reads_off_reference (most of whose calls are off: a lone one is a variant or a sequencing
     error). Memory: one batch, the reference, and the names of all reads (for unique ids).
     Raises DataError naming file, and read where there is one, for a file that is not a whole BAM, a record without sequence, tags that do
     not fit their sequence, a reference that the reads were not aligned to, and a file of which no read is left.
     """
-    return ReadBatches(file, options, reference)
+    return ReadBatches(file, options, reference, on_drop)
 
 
 def list_column(tracks: list[Floats]) -> pl.Series:

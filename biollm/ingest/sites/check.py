@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from biollm.core.alphabets import COMPLEMENT_CODES
 from biollm.core.errors import DataError, listed
-from biollm.ingest.sites.layouts import BASE_OF
+from biollm.ingest.sites.modifications import BASE_OF
 
 _CONTEXT_CODES = {"CG": 1, "CHG": 2, "CHH": 3}
 _MASKS = (("base", "C"), ("strand", "-"), ("strand", "."))
@@ -40,12 +40,14 @@ _ADVICE = {
 class SiteCheck:
     """How the sites of one contig lie on its sequence.
 
-    sites: those whose modification needs a certain base; misses: those of them on another one, or beyond the sequence's end
-    (out_of_range of all rows, whatever they need). hits: how many would lie right under each remedy. context_sites: sites on the right base
-    whose context the file gives and the sequence shows; context_misses: those where the two differ. examples: a few misses, in words.
+    sites: those whose modification needs a certain base; misses: those of them on another one, or beyond the sequence's end. rows: all
+    sites, whatever they need; out_of_range: those of them beyond the sequence's end. hits: how many would lie right under each remedy.
+    context_sites: sites on the right base whose context the file gives and the sequence shows; context_misses: those where the two differ.
+    examples: a few misses, in words.
     """
 
     contig: str
+    rows: int
     sites: int
     misses: int
     out_of_range: int
@@ -54,6 +56,7 @@ class SiteCheck:
     context_misses: int = 0
     examples: tuple[str, ...] = ()
     context_examples: tuple[str, ...] = ()
+    outside_examples: tuple[str, ...] = ()
 
 
 def check_sites(sites: pl.DataFrame, sequence: NDArray[np.uint8]) -> SiteCheck:
@@ -81,6 +84,7 @@ def check_sites(sites: pl.DataFrame, sequence: NDArray[np.uint8]) -> SiteCheck:
     wrong = np.flatnonzero(compared & (given != shown))
     return SiteCheck(
         contig=str(sites["contig"][0]) if sites.height else "",
+        rows=sites.height,
         sites=len(position),
         misses=int((~right).sum()),
         out_of_range=int(outside.sum()),
@@ -89,6 +93,7 @@ def check_sites(sites: pl.DataFrame, sequence: NDArray[np.uint8]) -> SiteCheck:
         context_misses=len(wrong),
         examples=tuple(f"{_place(chosen, i)} is {_letter(sequence, position[i])}" for i in np.flatnonzero(~right)[:3].tolist()),
         context_examples=tuple(f"{_place(chosen, i)} is no {chosen['context'][i]}" for i in wrong[:3].tolist()),
+        outside_examples=tuple(f"{_place(sites, i)}, of {len(sequence):,} bases" for i in np.flatnonzero(outside)[:3].tolist()),
     )
 
 
@@ -125,7 +130,7 @@ def _letter(sequence: NDArray[np.uint8], position: int) -> str:
 
 
 def judge(checks: Iterable[SiteCheck], where: str) -> None:
-    """Raise DataError if more than MAX_MISSES of the sites lie on a wrong base, or are given a wrong context.
+    """Raise DataError if more than MAX_MISSES of the sites lie on a wrong base, beyond the end, or are given a wrong context.
 
     where: the file of sites and the genome, for the message, which names the rate, examples, and the shift or strand that would fit.
     """
@@ -138,13 +143,23 @@ def judge(checks: Iterable[SiteCheck], where: str) -> None:
         if hits[best] >= (1 - MAX_MISSES) * sites:
             advice = f"{_all_or(hits[best], sites)} would lie right {best}: {_ADVICE[best]}"
         else:
-            advice = "no shift and no strand would make them fit: the sites belong to another assembly, or contigs are confused (aliases?)"
+            advice = (
+                "no shift and no strand would make them fit: the sites belong to another assembly, contigs are confused (aliases?), or the "
+                "values are not of this modification"
+            )
         outside = sum(part.out_of_range for part in parts)
         beyond = f", {outside:,} beyond the end of their sequence" if outside else ""
         raise DataError(
             f"{where}: {misses:,} of {sites:,} sites ({100 * misses / sites:.1f} %) are not on the base that their modification needs "
             f"(C for 5mC, A for 6mA; on '-' its complement){beyond}: {examples}. "
             f"{advice[0].upper()}{advice[1:]}"
+        )
+    rows, outside = sum(part.rows for part in parts), sum(part.out_of_range for part in parts)
+    if outside > MAX_MISSES * rows:
+        examples = "; ".join([example for part in parts for example in part.outside_examples][:3])
+        raise DataError(
+            f"{where}: {outside:,} of {rows:,} positions ({100 * outside / rows:.1f} %) are beyond the end of their sequence: {examples}. "
+            "The values belong to another assembly, or contigs are confused (aliases?): give the track of this genome, or its genome"
         )
     compared, wrong = sum(part.context_sites for part in parts), sum(part.context_misses for part in parts)
     if wrong > MAX_MISSES * compared:
@@ -162,30 +177,45 @@ def _all_or(hits: int, sites: int) -> str:
 def check_names(site_contigs: Collection[str], reference_contigs: Collection[str], where: str) -> list[str]:
     """The contigs of a file of sites that the genome lacks (a spike-in, for example), sorted.
 
-    Raises DataError if they have none in common, showing both sets and, where the names differ in style only, the aliases to declare.
+    Raises DataError if they have none in common, showing both sets, and if a contig of either is left over that the other has in another
+    style (chr1 and chr2 against chr1 and 2); with the aliases to declare, where names differ in style only.
     """
     missing = sorted(set(site_contigs) - set(reference_contigs))
-    if len(missing) < len(set(site_contigs)):
-        return missing
     aliases = suggest_aliases(site_contigs, reference_contigs)
     shown = ", ".join(f"{old}: {new}" for old, new in list(aliases.items())[:4])
     shown += ", …" if len(aliases) > 4 else ""
+    if len(missing) < len(set(site_contigs)):
+        if aliases:
+            raise DataError(
+                f"{where}: sites on {listed(list(aliases), 6)}, which the genome lacks, and none on {listed(list(aliases.values()), 6)}, "
+                f"which seem to be the same: declare aliases: {{{shown}}}, or take these sites out"
+            )
+        return missing
     advice = f"declare aliases: {{{shown}}}" if aliases else "declare aliases, or give the genome of the sites"
     given, there = (listed(sorted(set(names)), 6) for names in (site_contigs, reference_contigs))
     raise DataError(f"{where}: sites on {given}, but the genome holds {there}: {advice}")
 
 
-def suggest_aliases(site_contigs: Collection[str], reference_contigs: Collection[str]) -> dict[str, str]:
-    """Names of the sites -> names of the genome that mean the same in another style (chr1, Chr1, 1, NC_000001.11, chrM and MT).
+def suggest_aliases(names: Collection[str], reference_names: Collection[str]) -> dict[str, str]:
+    """Names that a genome lacks -> those of its names, not used so far, that mean the same in another style.
 
-    One name left on each side counts as a pair: the user sees it before it is used.
+    Styles: chr1, Chr1, 1, NC_000001.11; chrM and MT. Where the only name there is meets the only one of the genome, these are a pair: the
+    user sees it before it is used. A name that could mean two, or that two could mean, is left out.
+
+    >>> suggest_aliases(["chr1", "2", "lambda"], ["chr1", "chr2", "chrM"])
+    {'2': 'chr2'}
     """
-    by_core: dict[str, list[str]] = {}
-    for name in reference_contigs:
-        by_core.setdefault(_core(name), []).append(name)
-    found = {name: by_core[_core(name)][0] for name in sorted(site_contigs) if len(by_core.get(_core(name), [])) == 1}
-    if not found and len(set(site_contigs)) == len(set(reference_contigs)) == 1:
-        return {next(iter(site_contigs)): next(iter(reference_contigs))}
+    left, free = set(names) - set(reference_names), set(reference_names) - set(names)
+    if len(left) == len(set(names)) == len(set(reference_names)) == 1:
+        return {next(iter(left)): next(iter(free))}
+    ours, theirs = _by_core(left), _by_core(free)
+    return {old[0]: theirs[core][0] for core, old in ours.items() if len(old) == 1 and len(theirs.get(core, [])) == 1}
+
+
+def _by_core(names: Collection[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(_core(name), []).append(name)
     return found
 
 

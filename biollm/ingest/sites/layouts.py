@@ -18,15 +18,8 @@ from biollm.core.alphabets import reverse_complement
 from biollm.core.errors import DataError
 from biollm.core.streams import read_lines
 from biollm.ingest.sites.config import SiteFormat
+from biollm.ingest.sites.modifications import CODES
 
-# modkit, MM tags and ChEBI say which modification in these codes (SAM tags specification, section 1.7).
-_CODES = {
-    "m": "5mC", "h": "5hmC", "f": "5fC", "c": "5caC", "C": "C", "a": "6mA", "A": "A", "21839": "4mC",
-    "g": "5hmU", "e": "5fU", "b": "5caU", "T": "T", "o": "8oxoG", "n": "xaC",
-    "27551": "5mC", "76792": "5hmC", "28871": "6mA",
-}  # fmt: skip
-# The base on which a modification sits; "C", "A" and "T" stand for any modification of that base.
-BASE_OF = dict.fromkeys(("5mC", "5hmC", "5fC", "5caC", "4mC", "C"), "C") | dict.fromkeys(("6mA", "A"), "A")
 _CONTEXTS = {"CG": "CG", "CHG": "CHG", "CHH": "CHH", "CpG": "CG"}
 _UNKNOWN_CONTEXTS = {"--", "-", ".", "N", "NA", "CN", "CHN", "CNN", "CNG", "CNH"}
 MISSING = ("na", "NA", "nan", "NaN", "-nan", "null", "NULL", "-", ".", "")
@@ -123,9 +116,9 @@ def modification_of(text: str) -> str:
     modkit writes a code, or code,motif,offset; other tools the modification itself. ENCODE leaves the name free, and measures 5mC.
     """
     code = text.split(",", 1)[0]
-    if code in _CODES:
-        return _CODES[code]
-    if code in _CODES.values() or code.isdecimal():
+    if code in CODES:
+        return CODES[code]
+    if code in CODES.values() or code.isdecimal():
         return code
     return "5mC"
 

@@ -16,6 +16,7 @@ from biollm.ingest.sites.config import SiteFormat, SiteOptions
 from biollm.ingest.sites.duplicates import OrderedSites, SiteSet
 from biollm.ingest.sites.layouts import Layout, detect, is_bigwig, layout_of
 from biollm.ingest.sites.merging import StrandMerger
+from biollm.ingest.sites.modifications import BASE_OF
 from biollm.ingest.sites.tables import MAX_ROWS, CountedUnit, Rows, Unit, check_rows, decide_unit, expand, read_rows, to_sites
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -35,10 +36,17 @@ def read_sites(file: Path, format: SiteFormat | Literal["auto"], options: SiteOp
     options leave nothing; ConfigError for options that the format cannot answer. A fault may show after frames have been given: use none
     of them before the iterator has ended.
     """
-    aliases = read_aliases(options.aliases)
+    yield from select_sites(_batches(file, format, options, read_aliases(options.aliases)), file, options)
+
+
+def select_sites(batches: Iterator[pl.DataFrame], file: Path, options: SiteOptions) -> Iterator[pl.DataFrame]:
+    """What the options leave of all sites of a file, as `read_sites` gives it.
+
+    batches: the columns of SCHEMA, level and coverage in Float64, level null without reads.
+    """
     kept, seen = 0, Seen()
     merger = StrandMerger() if options.strands == "merge_cg" else None
-    for batch in _batches(file, format, options, aliases):
+    for batch in batches:
         seen.add(batch)
         chosen = _choose(batch, options)
         sites = chosen if merger is None else merger.add(chosen)
@@ -113,6 +121,7 @@ def _slices(sites: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def _batches(file: Path, format: SiteFormat | Literal["auto"], options: SiteOptions, aliases: dict[str, str]) -> Iterator[pl.DataFrame]:
     """All sites of a file, levels and coverages in Float64, before filters; duplicates refused."""
     found: Layout | Literal["bigwig", "illumina"] = detect(file) if format == "auto" else _declared(file, format)
+    options = _with_unit(found, options)
     if found != "illumina" and (options.sample or options.manifest):
         raise ConfigError(f"{file}: sample and manifest are for tables of Illumina arrays; leave them out")
     if isinstance(found, Layout):
@@ -123,6 +132,14 @@ def _batches(file: Path, format: SiteFormat | Literal["auto"], options: SiteOpti
     source = _bigwig(file, options) if found == "bigwig" else _illumina(file, options)
     for sites in source:
         yield _rename(sites, aliases)
+
+
+def _with_unit(found: Layout | Literal["bigwig", "illumina"], options: SiteOptions) -> SiteOptions:
+    """Levels of what is declared to be methylation are fractions, where the format knows only signals and no unit is declared."""
+    of_signals = found == "bigwig" or (isinstance(found, Layout) and found.unit == "signal")
+    if of_signals and options.unit == "auto" and options.declares_methylation:
+        return options.model_copy(update={"unit": "fraction"})
+    return options
 
 
 def _declared(file: Path, format: SiteFormat) -> Layout | Literal["bigwig", "illumina"]:
@@ -143,6 +160,8 @@ def _table(file: Path, layout: Layout, options: SiteOptions, aliases: dict[str, 
         raise ConfigError(f"{file}: {layout.format} has no contexts to choose {options.contexts} from; one entry declares them all")
     if len(options.modifications) > 1 and "name" not in layout:
         raise ConfigError(f"{file}: {layout.format} names no modification; one entry of modifications declares that of all sites")
+    if layout.modification is not None and "name" not in layout and (other := [m for m in options.modifications if BASE_OF.get(m) != "C"]):
+        raise ConfigError(f"{file}: {layout.format} holds calls of C, and {other[0]} does not sit on it; leave modifications out")
     counted_unit = CountedUnit(options.unit) if counted and "value" in layout else None
     # Beside counts a level may count in either unit up to here: CountedUnit compares it with them row by row.
     unit: Unit = "percent" if counted else decide_unit(file, layout, options.unit)
@@ -182,6 +201,9 @@ def _refuse_twice(rows: Rows, sites: pl.DataFrame, number: int) -> None:
 def _bigwig(file: Path, options: SiteOptions) -> Iterator[pl.DataFrame]:
     if options.coordinates == 1:
         raise ConfigError(f"{file}: bigWig counts from 0 by its format; leave coordinates out")
+    for field, values in (("contexts", options.contexts), ("modifications", options.modifications)):
+        if len(values) > 1:
+            raise ConfigError(f"{file}: bigWig names no {field} to choose {values} from; one entry declares that of all values")
     scale, limit = {"auto": (1, None), "fraction": (1, 1), "percent": (100, 100)}[options.unit]
     modification = options.modifications[0] if options.modifications else "5mC" if limit else None
     for part in read_bigwig(file):
@@ -189,7 +211,8 @@ def _bigwig(file: Path, options: SiteOptions) -> Iterator[pl.DataFrame]:
             off = part.filter((pl.col("value") < 0) | (pl.col("value") > limit + 1e-6))
             if off.height:
                 contig, position, value = off.row(0)
-                raise DataError(f"{file}: {contig} position {position} (from 0) has level {value}; expected 0 to {limit}: another unit?")
+                hint = "; it counts in percent? declare unit: percent" if limit == 1 else ""
+                raise DataError(f"{file}: {contig} position {position} (from 0) has level {value}; expected 0 to {limit}{hint}")
         context = options.contexts[0] if len(options.contexts) == 1 else None
         yield part.select(
             "contig", "position_0based", pl.lit(".").alias("strand"), pl.lit(context, pl.String).alias("context"),

@@ -267,7 +267,7 @@ def to_sites(rows: Rows, base: int, unit: Unit, options: SiteOptions) -> pl.Data
             columns["modification"] = pl.lit(layout.modification, dtype=pl.String)
     except ValueError:
         rows.refuse()
-    if layout.modification is None and unit != "signal":
+    if layout.modification is None and (unit != "signal" or options.contexts):
         columns["modification"] = pl.lit("5mC")
     if len(options.modifications) == 1 and "name" not in layout:
         columns["modification"] = pl.lit(options.modifications[0])

@@ -50,13 +50,24 @@ def test_each_modification_needs_its_base(site, right) -> None:
 
 
 def test_signals_and_modifications_of_other_bases_need_none() -> None:
-    check = check_sites(frame([(3, ".", None, None), (3, "+", None, "17802"), (99, ".", None, None)]), SEQUENCE)
-    assert (check.sites, check.misses, check.out_of_range) == (0, 0, 1)
+    check = check_sites(frame([(3, ".", None, None), (3, "+", None, "17802")]), SEQUENCE)
+    assert (check.rows, check.sites, check.misses, check.out_of_range) == (2, 0, 0, 0)
     judge([check], "here")
 
 
-def test_no_site_and_no_sequence_are_no_fault() -> None:
-    judge([check_sites(frame([]), SEQUENCE), check_sites(frame([(0, ".", None, None)]), bases(""))], "here")
+def test_a_signal_beyond_the_end_is_refused_from_one_percent_on() -> None:
+    inside = [(3, ".", None, None)] * 99
+    judge([check_sites(frame([*inside, (99, ".", None, None)]), SEQUENCE)], "here")
+    with pytest.raises(
+        DataError, match=r"here: 2 of 101 positions \(2.0 %\) are beyond the end.*c position 99 \(from 0\) strand ., of 10 .*assembly"
+    ):
+        judge([check_sites(frame([*inside, *[(99, ".", None, None)] * 2]), SEQUENCE)], "here")
+    with pytest.raises(DataError, match="1 of 1 positions"):
+        judge([check_sites(frame([(0, ".", None, None)]), bases(""))], "here")
+
+
+def test_no_site_is_no_fault() -> None:
+    judge([check_sites(frame([]), SEQUENCE)], "here")
 
 
 @pytest.mark.parametrize(
@@ -173,3 +184,11 @@ class TestNames:
 
     def test_an_ambiguous_match_is_not_suggested(self) -> None:
         assert suggest_aliases({"chr1", "chr2"}, {"1", "Chr1", "2"}) == {"chr2": "2"}
+        assert suggest_aliases({"chr1", "Chr1", "chr2"}, {"1", "2"}) == {"chr2": "2"}
+
+    def test_a_contig_in_another_style_than_the_others_is_refused(self) -> None:
+        with pytest.raises(DataError, match=r"here: sites on 2, which the genome lacks, and none on chr2, .*declare aliases: \{2: chr2\}"):
+            check_names({"chr1", "2", "lambda"}, {"chr1", "chr2", "chrM"}, "here")
+
+    def test_a_spike_in_is_no_other_name_of_the_last_contig(self) -> None:
+        assert check_names({"chr1", "lambda"}, {"chr1", "chrM"}, "here") == ["lambda"]

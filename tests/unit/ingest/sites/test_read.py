@@ -177,8 +177,26 @@ def test_bigwig_levels_out_of_the_declared_unit_are_refused(tmp_path) -> None:
     writer.write({"c": 100}, iter([("c", 4, 5, 50.0)]))
     writer.close()
     assert read(file, unit="percent")["level"].to_list() == [0.5]
-    with pytest.raises(DataError, match=r"c position 4 \(from 0\) has level 50.0; expected 0 to 1"):
-        read(file, unit="fraction")
+    for declared in ({"unit": "fraction"}, {"contexts": ["CG"]}, {"modifications": ["5mC"]}):
+        with pytest.raises(DataError, match=r"c position 4 \(from 0\) has level 50.0; expected 0 to 1; .*declare unit: percent"):
+            read(file, **declared)
+    for declared in ({"contexts": ["CG", "CHG"]}, {"modifications": ["5mC", "5hmC"]}):
+        with pytest.raises(ConfigError, match=r"bigWig names no \w+ to choose .* from; one entry declares that of all values"):
+            read(file, **declared)
+    found = read(file, unit="percent", contexts=["CG"])
+    assert found.select("context", "modification", "level").rows() == [("CG", "5mC", 0.5)]
+
+
+def test_a_bedgraph_that_is_declared_to_be_methylation_holds_fractions_of_it(write) -> None:
+    file = write("c\t4\t5\t0.5\n")
+    assert read(file).select("context", "modification").rows() == [(None, None)]
+    assert read(file, contexts=["CG"]).select("context", "modification", "level").rows() == [("CG", "5mC", 0.5)]
+    assert read(file, modifications=["6mA"]).select("context", "modification").rows() == [(None, "6mA")]
+    file = write("c\t4\t5\t50\n")
+    assert read(file, contexts=["CG"], unit="percent")["level"].to_list() == [0.5]
+    for declared in ({"contexts": ["CG"]}, {"modifications": ["5mC"]}):
+        with pytest.raises(DataError, match=r"line 1: level 50.0; expected 0 to 1; it counts in percent\? declare unit: percent"):
+            read(file, **declared)
 
 
 def _text(folder: Path) -> Path:
@@ -222,6 +240,18 @@ def test_options_that_a_format_cannot_answer_are_refused(world, table_text, writ
 def test_merging_strands_of_contexts_that_are_left_out_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"contexts keeps only .*add CG"):
         SiteOptions(strands="merge_cg", contexts=["CHH"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("5mc", r"modifications: '5mc' is no modification; did you mean 5mC\?"),
+        ("glue", "'glue' is no modification; expected one of .*5mC, "),
+    ],
+)
+def test_a_modification_that_there_is_not_is_refused(name, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SiteOptions(modifications=[name])
 
 
 def test_nothing_left_is_an_error_that_says_what_was_there(write) -> None:
