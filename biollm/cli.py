@@ -74,6 +74,7 @@ def audit(
     modality: Annotated[str, typer.Option("--modality", help="dna, methylated_dna, rna, protein, smiles or text")] = "dna",
     sequence: Annotated[str, typer.Option("--sequence", metavar="COLUMN", help="the sequences")] = "sequence",
     split: Annotated[str | None, typer.Option("--split", metavar="COLUMN", help="the splits; default: split")] = None,
+    splits: Annotated[str | None, typer.Option("--splits", metavar="A,B,...", help="names of the splits, training first")] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="what names the rows; default: id")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="COLUMN", help="default: label, label_*; several times")] = None,
     group: Annotated[list[str] | None, typer.Option("--group", metavar="COLUMN", help="must not be in two splits; several times")] = None,
@@ -82,7 +83,8 @@ def audit(
     """Look for leaks between splits, and for labels that the id, length or composition tells. Exit code 1 if it leaks, 2 for bad input."""
     from biollm.corpus.audit_table import audit_files
 
-    columns = {"sequence": sequence, "split": split, "id": id, "labels": label or None, "groups": group or None}
+    names = [name.strip() for name in splits.split(",")] if splits else []
+    columns = {"sequence": sequence, "split": split, "splits": names, "id": id, "labels": label or None, "groups": group or None}
     try:
         text, leaks = audit_files(tables, {"modality": modality, **columns}, out, shutil.get_terminal_size((120, 40)).columns)
     except BiollmError as error:

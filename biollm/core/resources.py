@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from biollm.core.errors import ConfigError, ResourceError
 from biollm.core.files import files_below, sha256_file, sha256_json
@@ -32,6 +33,8 @@ URL = ("https://", "http://", "ftp://")
 STANDARD_INPUT = "-"
 # What is fetched of a hub repository: never pickles, never code.
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+# What tools put beside a data file to find their way in it; a folder or a glob means the data.
+_INDEXES = (".fai", ".gzi", ".csi", ".tbi", ".bai", ".crai")
 
 
 def cache_folder() -> Path:
@@ -40,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def resolve_files(resource: str, recipe_folder: Path) -> list[Path]:
-    """Every file that a resource names, sorted by path. A folder gives all files in it, a glob all that match.
+    """Every file that a resource names, sorted by path. A folder gives all files in it, a glob all that match, but for index files.
 
     Raises ConfigError for an absolute path or a URL without digest, ResourceError if the package or file is not there or cannot be
     fetched; all name the resource.
@@ -52,9 +55,9 @@ def resolve_files(resource: str, recipe_folder: Path) -> list[Path]:
     root, pattern = _root_and_pattern(resource, recipe_folder)
     target = root / pattern
     if any(sign in pattern for sign in "*?["):
-        found = sorted(p for p in root.glob(pattern) if p.is_file())
+        found = sorted(p for p in root.glob(pattern) if p.is_file() and (pattern.endswith(_INDEXES) or p.suffix not in _INDEXES))
     elif target.is_dir():
-        found = files_below(target)
+        found = _data_below(target)
     else:
         found = [target] if target.is_file() else []
     if not found:
@@ -105,13 +108,21 @@ def digest_resource(resource: str, recipe_folder: Path) -> str:
     if not resource.startswith(URL) and resource != STANDARD_INPUT:
         root, pattern = _root_and_pattern(resource, recipe_folder)
         if (root / pattern).is_dir():
-            return digest_folder(root / pattern)
+            return _digest_files(root / pattern, _data_below(root / pattern))
     return sha256_json([[path.name, sha256_file(path)] for path in resolve_files(resource, recipe_folder)])
 
 
 def digest_folder(folder: Path) -> str:
     """One sha256 over the relative paths and contents of all files below a folder."""
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files_below(folder)])
+    return _digest_files(folder, files_below(folder))
+
+
+def _digest_files(folder: Path, files: list[Path]) -> str:
+    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+
+
+def _data_below(folder: Path) -> list[Path]:
+    return [path for path in files_below(folder) if path.suffix not in _INDEXES]
 
 
 def _root_and_pattern(resource: str, recipe_folder: Path) -> tuple[Path, str]:
@@ -167,14 +178,16 @@ def _download(resource: str) -> Path:
     import pooch
 
     url, _, digest = resource.partition("#sha256=")
+    digest = digest.lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        found = f"; found {len(digest)} letters, {digest[:12]!r}…" if digest else ""
         raise ConfigError(
-            f"{url}: a URL needs the digest of its file behind it, so that every run reads the same; add #sha256=<64 hex digits>"
+            f"{url}: a URL needs the digest of its file behind it, so that every run reads the same; add #sha256=<64 hex digits>{found}"
         )
     pooch.get_logger().setLevel("WARNING")
     try:
         # the digest names the folder, so that the file keeps its name: it says the format
-        folder, name = cache_folder() / "downloads" / digest[:16], url.rsplit("/", 1)[1] or "file"
+        folder, name = cache_folder() / "downloads" / digest[:16], urlsplit(url).path.rpartition("/")[2] or "file"
         return Path(pooch.retrieve(url, known_hash=f"sha256:{digest}", fname=name, path=folder))
     except ValueError:
         raise ResourceError(

@@ -86,6 +86,13 @@ def open_binary(file: Path) -> BinaryIO:
     return file.open("rb")
 
 
+def is_compressed(file: Path) -> bool:
+    """Whether `open_binary` unpacks the file."""
+    with file.open("rb") as raw:
+        head = raw.read(4)
+    return head[:2] == _GZIP or head == _ZSTD
+
+
 class _Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 

@@ -31,6 +31,16 @@ _VERDICTS = {
     "leaks": "LEAKS: scores on these splits would be too good; mend the splits first",
 }
 
+_NOT_COMPARED = (
+    "NO SPLITS WERE COMPARED, because all rows are of one: name the column of the splits with --split (in a recipe: audit.split), or give "
+    "a file for each split"
+)
+_ONE_SPLIT = {
+    "clean": f"nothing found within the rows; {_NOT_COMPARED}",
+    "warnings": f"warnings: look at the lines above; {_NOT_COMPARED}",
+    "leaks": f"LEAKS: see the lines above; {_NOT_COMPARED}",
+}
+
 
 def audit_files(files: Sequence[Path], settings: dict[str, Any], out: Path | None, width: int | None = None) -> tuple[str, bool]:
     """Read, audit, write to `out` if it is given. settings: of AuditOptions. Returns the findings as text, and whether there are leaks.
@@ -56,8 +66,9 @@ def read_tables(files: Sequence[Path], options: AuditOptions) -> tuple[pl.DataFr
     """The rows of some files as one table, and the options that fit it.
 
     One file: a table with a column of splits (or without: then only what lies within it is looked at). Several files: each is a split,
-    named after the file (`train` of train.csv.gz); if no name says which is for training, the first is. A FASTA record gives `id`,
-    the sequence, and `header` (the whole line) where it says more. Every value of a CSV is text. Rows without ids: "<file>:<number>".
+    named after the file (`train` of train.csv.gz), in the order of `options.splits`, or by name; if no name says which is for training, the
+    first is. A FASTA record gives `id`, the sequence, and `header` (the whole line) where it says more. Every value of a CSV is text. Rows
+    without ids: "<file>:<number>".
     Raises DataError and ConfigError naming the file: not there, of no known form, damaged, without the columns; two files of one name.
     """
     stems = [file.name.split(".")[0] for file in files]
@@ -81,8 +92,10 @@ def read_tables(files: Sequence[Path], options: AuditOptions) -> tuple[pl.DataFr
         return tables[0], options
     tables = [table.with_columns(pl.lit(stem).alias("split")) for stem, table in zip(stems, tables, strict=True)]
     try:
-        names = order_splits(stems)
+        names = order_splits(stems, options.splits)
     except DataError:
+        if options.splits:
+            raise
         names = stems
     table = pl.concat(tables, how="diagonal_relaxed")
     return table, options.model_copy(update={"split": "split", "splits": tuple(names)})
@@ -101,7 +114,8 @@ def write_audit(folder: Path, found: Audit) -> None:
 def render_audit(found: Audit, width: int | None = None) -> str:
     """The findings as text for a terminal, an example each, the verdict below. width: default the terminal's."""
     rows = ", ".join(f"{count:,} {name}" for name, count in found.rows.items())
-    table = Table(title=f"Audit of {rows} rows", caption=escape(_VERDICTS[found.verdict]), box=box.SIMPLE_HEAD)
+    verdict = _VERDICTS[found.verdict] if len(found.rows) > 1 else _ONE_SPLIT[found.verdict]
+    table = Table(title=f"Audit of {rows} rows", box=box.SIMPLE_HEAD)
     table.add_column("severity", no_wrap=True)
     table.add_column("finding")
     table.add_column("examples")
@@ -112,6 +126,7 @@ def render_audit(found: Audit, width: int | None = None) -> str:
     console = Console(width=width)
     with console.capture() as captured:
         console.print(table)
+        console.print(escape(verdict), highlight=False)
     return captured.get().rstrip()
 
 

@@ -144,6 +144,11 @@ def _check_windows(table: pl.DataFrame, options: AuditOptions) -> None:
 def read_sides(table: pl.DataFrame, options: AuditOptions) -> Sides:
     ids = table[ID].to_list()
     column = split_column(table, options)
+    if column is None and options.splits:
+        raise DataError(
+            f"splits are declared ({', '.join(options.splits)}), but the table has no column 'split'; name the column with --split "
+            "(in a recipe: audit.split)"
+        )
     if column is None:
         return Sides(ids, np.zeros(table.height, dtype=np.int64), ["all"])
     values = blank_is_null(table[column].cast(pl.String))
@@ -171,7 +176,9 @@ def order_splits(names: Sequence[str], declared: Sequence[str] = ()) -> list[str
 
     ordered = sorted(names, key=lambda name: (role(name), name))
     if len(ordered) > 1 and role(ordered[0]) != 0:
-        raise DataError(f"none of the splits {', '.join(ordered)} is named train; say which come first with splits (training first)")
+        raise DataError(
+            f"none of the splits {', '.join(ordered)} is named train; name them with --splits, training first (in a recipe: audit.splits)"
+        )
     return ordered
 
 

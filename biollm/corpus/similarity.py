@@ -15,6 +15,7 @@ Also, a library's permutations may change with its version, and what an audit fi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,6 +204,17 @@ def identical_rows(encoded: Encoded, strands: bool = True) -> IntArray:
     return first
 
 
+def content_hashes(sequences: pl.Series, modality: Modality) -> NDArray[np.uint64]:
+    """A 64-bit hash of what each row says, whatever else is in the table: equal for what `identical_rows` calls equal. (rows,)"""
+    if modality != "text":
+        encoded = encode(sequences, modality)
+        return np.asarray(kernels.row_keys(encoded.symbols, encoded.offsets, encoded.unknown, encoded.nucleotides)[0][:, 0])
+    said = pl.select(words=_words(sequences).list.join(" "), raw=sequences.fill_null(""))
+    texts = said.select(pl.when(pl.col("words") == "").then("raw").otherwise("words")).to_series()
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
+
+
 def shared_stretch(encoded: Encoded, asked: IntArray, others: IntArray, plan: KmerPlan | None = None) -> Stretches:
     """How much of each of the rows `asked` stands in the rows `others`, by exact k-mers of `plan.long` residues.
 
@@ -249,8 +261,12 @@ _TABLES = {
 }
 
 
+def _words(series: pl.Series) -> pl.Series:
+    return series.fill_null("").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
+
+
 def _encode_text(series: pl.Series) -> Encoded:
-    words = series.fill_null("").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
+    words = _words(series)
     offsets = np.concatenate([[0], np.cumsum(words.list.len().to_numpy(), dtype=np.int64)]).astype(np.int64)
     flat = words.explode(empty_as_null=False) if offsets[-1] else pl.Series([], dtype=pl.String)
     # Numbered in alphabetical order: the same words in another order of rows get the same numbers.

@@ -16,10 +16,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biollm.core.errors import DataError, listed
-from biollm.core.streams import read_lines, suffix_of
+from biollm.core.streams import read_lines
+from biollm.ingest.kinds import kind_of
+from biollm.ingest.sites.check import suggest_aliases
 
-BED = {".bed", ".narrowpeak", ".broadpeak"}
-FLAT = {".gb": "genbank", ".gbk": "genbank", ".gbff": "genbank", ".genbank": "genbank", ".embl": "embl"}
 _SCHEMA = {
     "contig": pl.String, "type": pl.String, "start_0based": pl.Int64, "end": pl.Int64, "strand": pl.String, "name": pl.String,
     "parent": pl.String, "file": pl.Int64, "line": pl.Int64,
@@ -35,25 +35,35 @@ class Annotation:
     """The features of some files, by sequence.
 
     A feature of several parts (a CDS of GFF3) is several rows; the rows of a BED file have the type "interval"; introns are added where
-    exons with a parent are given: they lie between two exons of one parent.
+    exons with a parent are given: they lie between two exons of one parent (an exon may have several). A feature of GFF3 that crosses the
+    origin of a sequence whose landmark says Is_circular=true is two rows, one at each end.
 
-    Raises DataError naming file and line for a malformed row.
+    Raises DataError naming file and line for a malformed row, and naming the files if none holds a feature.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.files = list(files)
-        rows = [(*row, at, number) for at, file in enumerate(self.files) for number, row in _rows(file)]
+        self._circular: set[str] = set()
+        rows = [(*row, at, number) for at, file in enumerate(self.files) for number, row in _rows(file, self._circular)]
+        if not rows:
+            raise DataError(f"{self._where}: holds no feature, only comments or nothing; fetch or export it again, or leave it out")
         features = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
         del rows
         features = pl.concat([features, _introns(features)])
         self._of_contig = {str(name): part for (name,), part in features.group_by("contig", maintain_order=True)}
         self._types: set[str] = set()
 
+    @property
+    def _where(self) -> str:
+        return ", ".join(str(file) for file in self.files)
+
     def on(self, contig: str, bases: int) -> pl.DataFrame:
-        """The features on one sequence. Raises DataError naming file and line if one ends beyond it."""
+        """The features on one sequence. Raises DataError naming file and line if one ends beyond it, and it is not circular."""
         features = self._of_contig.get(contig)
         if features is None:
             return pl.DataFrame(schema=_SCHEMA)
+        if contig in self._circular:
+            features = _cut_at_origin(features, bases)
         if (beyond := features.filter(pl.col("end") > bases)).height:
             row = beyond.row(0, named=True)
             raise DataError(
@@ -70,18 +80,27 @@ class Annotation:
 
     def check(self, contigs: Collection[str], feature: str) -> None:
         """When all sequences were seen: raises DataError if the annotation shares no name with them, or has no such feature."""
-        where = ", ".join(str(file) for file in self.files)
-        if not self._of_contig.keys() & set(contigs):
-            bare = {name.removeprefix("chr"): name for name in contigs}
-            twin = next((name for name in sorted(self._of_contig) if name.removeprefix("chr") in bare), None)
-            hint = f" ('{twin}' there is '{bare[twin.removeprefix('chr')]}' here?)" if twin else ""
+        annotated = self._of_contig.keys()
+        here = set(contigs)
+        # With one name left on each side alone, any two would count as a pair; the empty one keeps that from happening.
+        aliases = suggest_aliases(annotated - here, {*(here - annotated), ""})
+        if not annotated & here:
+            twin, name = next(iter(aliases.items()), ("", ""))
+            hint = f" ('{twin}' there is '{name}' here?)" if twin else ""
             raise DataError(
-                f"{where}: annotates {listed(sorted(self._of_contig), 4)}, but the sequences are {listed(sorted(contigs), 4)}; "
+                f"{self._where}: annotates {listed(sorted(annotated), 4)}, but the sequences are {listed(sorted(contigs), 4)}; "
                 f"no name in common{hint}: give the annotation of the same assembly, with the same sequence names"
+            )
+        if aliases:
+            twin, name = next(iter(aliases.items()))
+            raise DataError(
+                f"{self._where}: annotates '{twin}', and the sequences hold '{name}' ({len(aliases)} names differ so, while others agree); "
+                "every window there would count as without a feature: give both the same sequence names"
             )
         if feature not in self._types:
             raise DataError(
-                f"{where}: no feature of type '{feature}' on {listed(sorted(contigs), 4)}; types there: {listed(sorted(self._types), 4)}"
+                f"{self._where}: no feature of type '{feature}' on {listed(sorted(contigs), 4)}; "
+                f"types there: {listed(sorted(self._types), 4)}"
             )
 
 
@@ -110,7 +129,8 @@ def _union(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Intervals:
 
 
 def _introns(features: pl.DataFrame) -> pl.DataFrame:
-    exons = features.filter((pl.col("type") == "exon") & pl.col("parent").is_not_null()).sort("contig", "parent", "start_0based")
+    exons = features.filter((pl.col("type") == "exon") & pl.col("parent").is_not_null())
+    exons = exons.with_columns(pl.col("parent").str.split(",")).explode("parent").sort("contig", "parent", "start_0based")
     after = exons.with_columns(pl.col("end").shift(1).over("contig", "parent").alias("begin")).filter(
         pl.col("begin") < pl.col("start_0based")
     )
@@ -127,18 +147,30 @@ def _introns(features: pl.DataFrame) -> pl.DataFrame:
     ).unique(["contig", "start_0based", "end", "strand"], maintain_order=True)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Row]]:
-    suffix = suffix_of(file)
-    if suffix in FLAT:
-        yield from _flat_rows(file, FLAT[suffix])
+def _cut_at_origin(features: pl.DataFrame, bases: int) -> pl.DataFrame:
+    """GFF3 counts on behind the end of a circular sequence: such a feature goes on at its begin."""
+    crosses = (pl.col("end") > bases) & (pl.col("start_0based") < bases) & (pl.col("end") - bases <= pl.col("start_0based"))
+    if (over := features.filter(crosses)).is_empty():
+        return features
+    parts = over.with_columns(pl.lit(bases).alias("end")), over.with_columns(pl.lit(0).alias("start_0based"), pl.col("end") - bases)
+    return pl.concat([features.filter(~crosses), *parts], how="vertical_relaxed")
+
+
+def _rows(file: Path, circular: set[str]) -> Iterator[tuple[int, Row]]:
+    """The rows of a file with their lines; the names of the sequences that it calls circular are added to `circular`."""
+    kind = kind_of(file, "gff")
+    if kind in ("genbank", "embl"):
+        yield from _flat_rows(file, kind)
         return
-    read = _bed_row if suffix in BED else _gff_row
+    read = _bed_row if kind == "bed" else _gff_row
     for number, line in read_lines(file):
         if line.startswith("##FASTA"):
             return
         if line.startswith(("#", "track ", "browser ")) or not line.strip():
             continue
-        yield number, read(file, number, line)
+        yield number, (row := read(file, number, line))
+        if "Is_circular=true" in line:
+            circular.add(row[0])
 
 
 def _gff_row(file: Path, number: int, line: str) -> Row:

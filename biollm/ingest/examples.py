@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from biollm.core.job import Job
 from biollm.core.progress import progress
 from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.ingest.config import Config, SourceConfig, split_member
+from biollm.ingest.dropped import Dropped
 from biollm.ingest.reads.methylbert import read_methylbert_table
 from biollm.ingest.reads.records import read_records as read_bam
 from biollm.ingest.reads.records import unique_id
@@ -22,24 +22,18 @@ from biollm.ingest.records.read import read_records
 _DROPPED = "dropped_"  # what the readers' counts of left-out records begin with
 
 
-@dataclass(frozen=True)
-class Examples:
-    """table: id, source, sequence, and group, split, labels, covariates, places and tracks as far as the sources have them."""
+def read_examples(job: Job[Config], dropped: Dropped) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The records of all sources, and facts of each; what is left out is added to `dropped`.
 
-    table: pl.DataFrame
-    dropped: Counter[str]
-    dropped_rows: pl.DataFrame
-    sources: dict[str, Any]
-
-
-def read_examples(job: Job[Config]) -> Examples:
-    """The records of all sources, in the order of the recipe. Raises DataError as the readers do, and for an id that two sources have."""
-    tables, dropped, rows, sources = list[pl.DataFrame](), Counter[str](), list[pl.DataFrame](), dict[str, Any]()
-    for source in progress(job.config.sources, "reading", unit="source"):
-        table, counts, left_out = _reads(job, source) if source.kind == "reads" else _records(job, source)
+    Columns: id, source, sequence, and group, split, labels, covariates, places and tracks as far as the sources have them. Sources come by
+    name, the files of a source by their first id, and records as they stand in a file, so the order of files says nothing.
+    Raises DataError as the readers do, and for an id that two sources have.
+    """
+    tables, sources = list[pl.DataFrame](), dict[str, Any]()
+    for source in progress(sorted(job.config.sources, key=lambda source: source.name), "reading", unit="source"):
+        table, counts = _reads(job, source, dropped) if source.kind == "reads" else _records(job, source, dropped)
         tables.append(table.with_columns(pl.lit(source.name).alias("source")))
-        dropped.update({key[len(_DROPPED) :]: number for key, number in counts.items() if key.startswith(_DROPPED)})
-        rows.append(left_out)
+        dropped.count({key[len(_DROPPED) :]: number for key, number in counts.items() if key.startswith(_DROPPED)})
         residues = int(table["sequence"].str.len_chars().sum())
         sources[source.name] = {"records": table.height, "residues": residues, "counts": counts}
     try:
@@ -51,7 +45,7 @@ def read_examples(job: Job[Config]) -> Examples:
         name = twice["id"][0]
         where = twice.filter(pl.col("id") == name)["source"].to_list()
         raise DataError(f"record id '{name}' stands in the sources {where}; ids must differ over all sources: rename or remove one")
-    return Examples(table, dropped, pl.concat(rows), sources)
+    return table, sources
 
 
 def _without_values(table: pl.DataFrame, column: str) -> pl.Expr:
@@ -60,10 +54,10 @@ def _without_values(table: pl.DataFrame, column: str) -> pl.Expr:
     return pl.when(pl.col(column).is_null()).then(missing).otherwise(pl.col(column)).alias(column)
 
 
-def _records(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
+def _records(job: Job[Config], source: SourceConfig, dropped: Dropped) -> tuple[pl.DataFrame, dict[str, int]]:
     found = read_records(_record_files(job, source), source.read, job.config.modality)
-    rows = found.dropped.select("id", "reason", pl.lit(None, dtype=pl.String).alias("kept_id"))
-    return found.frame, {key.replace("dropped, ", _DROPPED): number for key, number in found.counts.items()}, rows
+    dropped.list(found.dropped["id"], found.dropped["reason"])
+    return found.frame, {key.replace("dropped, ", _DROPPED): number for key, number in found.counts.items()}
 
 
 def _record_files(job: Job[Config], source: SourceConfig) -> list[Path]:
@@ -73,21 +67,22 @@ def _record_files(job: Job[Config], source: SourceConfig) -> list[Path]:
     return [Path(f"{file}::{member}") for file in files] if member else files
 
 
-def _reads(job: Job[Config], source: SourceConfig) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
+def _reads(job: Job[Config], source: SourceConfig, dropped: Dropped) -> tuple[pl.DataFrame, dict[str, int]]:
     assert source.reads is not None
-    batches, counts, options = list[pl.DataFrame](), Counter[str](), source.read_bam
+    tables, counts, options = list[pl.DataFrame](), Counter[str](), source.read_bam
     if options.reference:
         options = options.model_copy(update={"reference": str(job.files(options.reference)[0])})
     files = job.files(source.reads)
     for file in files:
         if options.kind == "methylbert":
-            batches.append(read_methylbert_table(file, options))
-            counts.update(records=batches[-1].height, kept=batches[-1].height)
+            tables.append(read_methylbert_table(file, options))
+            counts.update(records=tables[-1].height, kept=tables[-1].height)
             continue
-        reads = read_bam(file, options)
-        batches += list(reads)
+        reads = read_bam(file, options, on_drop=dropped.list_one)
+        tables.append(pl.concat(list(reads)))
         counts.update(reads.counts)
-    table, numbers = pl.concat(batches), dict[str, int]()
+    tables.sort(key=lambda table: str(table["id"][0]))
+    table, numbers = pl.concat(tables), dict[str, int]()
     if len(files) > 1:  # each file's ids are unique in itself
         table = table.with_columns(pl.Series("id", [unique_id(identity, numbers) for identity in table["id"]], dtype=pl.String))
-    return table, dict(counts), pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})
+    return table, dict(counts)

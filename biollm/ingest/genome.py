@@ -2,13 +2,14 @@
 
 The sequences are read twice. The first time every contig is planned (where its windows lie, their labels, a hash of what each reads); then
 duplicates and splits are decided for all windows at once, from those columns alone. The second time the windows are written, in parts
-of whole contigs; a part that a killed run finished is not written again. Contigs are worked on in parallel; their order, and so every byte,
-is that of the files.
+of whole contigs; a part that a killed run finished is not written again. Contigs are worked on in parallel. Their order, and so every byte,
+depends on their names alone, not on the order of files: sources come by name, the files of a source by the name of their first contig, and
+the contigs of a file as they stand there.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,9 +29,11 @@ from biollm.corpus.columns import LABEL, RECORDS, TRACK
 from biollm.ingest.annotation import Annotation, covered_bases
 from biollm.ingest.config import Config, SourceConfig
 from biollm.ingest.cytosines import write_cytosines
+from biollm.ingest.dropped import Dropped
 from biollm.ingest.fasta import Contig
 from biollm.ingest.genomes import read_genome
-from biollm.ingest.site_tracks import SiteTracks
+from biollm.ingest.site_tracks import Measured, SiteTracks
+from biollm.ingest.sites.join import flat_values
 from biollm.ingest.windows import Windows, plan_windows, read_windows, window_hashes
 from biollm.modeling.tracks import compute_track
 
@@ -53,7 +56,6 @@ class Annotations:
 class Genome:
     """What is known of a corpus of windows beside the windows themselves."""
 
-    dropped: Counter[str]
     sources: dict[str, Any]
     tracks: SiteTracks = field(repr=False)
 
@@ -67,22 +69,21 @@ class _Planned:
     ambiguous: int
     masked: int
     windows: pl.DataFrame
-    dropped: Counter[str]
+    dropped: dict[str, Windows]
 
 
-def plan_genome(job: Job[Config]) -> tuple[pl.DataFrame, Genome]:
-    """Read all contigs once.
+def plan_genome(job: Job[Config], dropped: Dropped) -> tuple[pl.DataFrame, Genome]:
+    """Read all contigs once; windows that are left out are added to `dropped`.
 
     Returns the plan, (windows,) columns source, contig, contig_index, start_0based, end, minus, hash and one for each label, in the order
-    of the files. Raises DataError for what is wrong with any file, before anything is written.
+    that this module's description says. Raises DataError for what is wrong with any file, before any record is written.
     """
     config = job.config
     tracks = SiteTracks(config, job.files, job.work)
     plans: list[pl.DataFrame] = []
-    dropped: Counter[str] = Counter()
     sources: dict[str, Any] = {}
     seen: dict[str, str] = {}
-    for source in config.sources:
+    for source in _by_name(config):
         annotations = _annotations(job, source)
         contigs, bases, ambiguous, masked = list[str](), 0, 0, 0
 
@@ -98,23 +99,39 @@ def plan_genome(job: Job[Config]) -> tuple[pl.DataFrame, Genome]:
                     f"sources '{other}' and '{source.name}' both hold a record '{found.contig}'; ids must differ over all sources"
                 )
             plans.append(found.windows.with_columns(pl.lit(len(seen) - 1, dtype=pl.Int32).alias("contig_index")))
-            dropped.update(found.dropped)
+            _list_dropped(dropped, found.contig, found.dropped)
             contigs.append(found.contig)
             bases, ambiguous, masked = bases + found.bases, ambiguous + found.ambiguous, masked + found.masked
         _check_annotations(config, annotations, contigs)
         sources[source.name] = {
+            **({"build": source.build} if source.build else {}),
             "contigs": len(contigs),
             "bases": bases,
             "ambiguous_bases_read_as_n": ambiguous,
             "masked_bases_read_as_n": masked,
         }
-    tracks.judge(seen)
+    tracks.judge({source.name: [name for name, of in seen.items() if of == source.name] for source in config.sources})
     whole = pl.concat(plans, rechunk=False)
     if whole.is_empty():
         raise DataError(
-            f"no window of {config.window_bases} bases is left ({dict(dropped)}); lower window_bases or raise max_unknown_fraction"
+            f"no window of {config.window_bases} bases is left ({dict(dropped.counts)}); lower window_bases or raise max_unknown_fraction"
         )
-    return whole, Genome(dropped, sources, tracks)
+    return whole, Genome(sources, tracks)
+
+
+def _list_dropped(dropped: Dropped, contig: str, windows_of: dict[str, Windows]) -> None:
+    dropped.count({reason: len(windows) for reason, windows in windows_of.items()})
+    for reason, windows in windows_of.items():
+        if len(windows) == 1:  # the tail of each of 100,000 scaffolds, without a frame for it
+            dropped.list_one(f"{contig}:{windows.starts[0]}-{windows.ends[0]}{'(-)' if windows.minus[0] else ''}", reason)
+        elif len(windows):
+            places = {"contig": contig, "start_0based": windows.starts, "end": windows.ends, "minus": windows.minus}
+            rows = pl.DataFrame(places).select(window_ids(), pl.lit(reason).alias("reason"))
+            dropped.list(rows["id"], rows["reason"])
+
+
+def _by_name(config: Config) -> list[SourceConfig]:
+    return sorted(config.sources, key=lambda source: source.name)
 
 
 def window_sequences(job: Job[Config], plan: pl.DataFrame) -> pl.Series:
@@ -183,7 +200,7 @@ def _planned(job: Job[Config], plan: pl.DataFrame) -> Iterator[tuple[Contig, pl.
     """The contigs that have windows in a plan, with these."""
     counts = dict(plan.group_by("contig_index", maintain_order=True).len().iter_rows())
     index = offset = 0
-    for source in job.config.sources:
+    for source in _by_name(job.config):
         for contig in _contigs(job, source):
             if count := counts.pop(index, 0):
                 yield contig, plan.slice(offset, count)
@@ -230,7 +247,7 @@ def _check_annotations(config: Config, annotations: Annotations, contigs: list[s
             opposite.check(contigs, label.feature)
 
 
-def _plan_contig(contig: Contig, source: SourceConfig, config: Config, annotations: Annotations) -> tuple[pl.DataFrame, Counter[str]]:
+def _plan_contig(contig: Contig, source: SourceConfig, config: Config, annotations: Annotations) -> tuple[pl.DataFrame, dict[str, Windows]]:
     bases = len(contig.sequence)
     features = annotations.own.on(contig.name, bases) if annotations.own else None
     regions = annotations.regions.intervals(contig.name, bases, "interval") if annotations.regions else None
@@ -288,7 +305,7 @@ def _write_part(contigs: list[tuple[Contig, pl.DataFrame]], path: Path, config: 
     staged.rename(path)
 
 
-def _table(contig: Contig, rows: pl.DataFrame, config: Config, measured: Any) -> pa.Table:
+def _table(contig: Contig, rows: pl.DataFrame, config: Config, measured: Measured) -> pa.Table:
     windows = _windows(rows)
     sequences = read_windows(contig.sequence, windows)
     labels = [LABEL + label.name for label in config.labels]
@@ -301,12 +318,11 @@ def _table(contig: Contig, rows: pl.DataFrame, config: Config, measured: Any) ->
     for track in config.computed_tracks:
         values = [compute_track(track, str(sequence)) for sequence in sequences]
         table = table.append_column(TRACK + track.name, _lists(np.concatenate(values), windows))
-    levels = {}
-    for name, flat in measured.columns(windows):
-        table = table.append_column(name, _lists(flat, windows))
-        levels[name.removeprefix(TRACK)] = flat
+    for name, lists in measured.columns(windows):
+        table = table.append_column(name, lists)
     if config.cytosines is not None:
-        sequences = write_cytosines(sequences, [levels[track] for track in config.cytosines.tracks], config.cytosines)
+        levels = [flat_values(table[TRACK + track].chunk(0)) for track in config.cytosines.tracks]
+        sequences = write_cytosines(sequences, levels, config.cytosines)
     return table.append_column("sequence", sequences)
 
 

@@ -1,59 +1,76 @@
 """Nucleotide sequences from files of any usual form, as checked contigs.
 
-The form follows from the name, with or without .gz, .bgz or .zst behind it:
-    .fa .fasta .fna .ffn .frn and others    FASTA (fasta.py)
+The form follows from the name, with or without .gz, .bgz or .zst behind it, or from the content where the name says none (kinds.py):
+    .fa .fasta .fna .ffn .frn               FASTA (fasta.py)
     .fq .fastq                              FASTQ; qualities are not kept
     .gb .gbk .gbff .genbank, .embl          flat files with features
     .gff .gff3                              GFF3 with its sequences behind ##FASTA
-    .2bit                                   UCSC's packed genomes
+    .2bit                                   UCSC's packed genomes (twobit.py)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dnaio
 
 from biollm.core.errors import DataError
-from biollm.core.streams import damage_named, fasta_records, open_binary, read_lines, suffix_of
-from biollm.ingest.annotation import FLAT
+from biollm.core.streams import damage_named, fasta_records, open_binary, read_lines
 from biollm.ingest.config import SequencePolicy
 from biollm.ingest.fasta import Contig, check_new_name, contig_of, read_contigs
+from biollm.ingest.kinds import Kind, kind_of
+from biollm.ingest.twobit import first_name, read_twobit
 
-_FASTQ, _GFF = {".fq", ".fastq"}, {".gff", ".gff3"}
+_HEAD_BYTES = 1 << 12
 
 
-def read_genome(files: Iterable[Path], policy: SequencePolicy) -> Iterator[Contig]:
-    """The sequences of some files, in file order, one at a time. Raises DataError as `fasta.read_contigs`."""
+def read_genome(files: Sequence[Path], policy: SequencePolicy) -> Iterator[Contig]:
+    """The sequences of some files, one at a time: each file in its order, the files in the order of their first names, in any order given.
+
+    Raises DataError as `fasta.read_contigs`.
+    """
     first_in: dict[str, Path] = {}
-    for file in files:
+    for file in sorted(files, key=_first_name) if len(files) > 1 else files:
         for contig in _read_file(file, policy):
             check_new_name(contig, first_in)
             yield contig
 
 
 def _read_file(file: Path, policy: SequencePolicy) -> Iterator[Contig]:
-    suffix = suffix_of(file)
-    if suffix in _FASTQ:
-        records = _fastq_records(file)
-    elif suffix in FLAT:
-        records = ((record.id, str(record.seq)) for record in flat_records(file, FLAT[suffix]))
-    elif suffix in _GFF:
-        records = _gff_sequences(file)
-    elif suffix == ".2bit":
-        records = _twobit_records(file)
-    else:
+    if (kind := kind_of(file, "fasta")) in ("fasta", "bed"):
         yield from read_contigs([file], policy)
         return
     found = False
-    for name, letters in records:
+    for name, letters in _named_sequences(file, kind):
         found = True
         yield contig_of(name, letters, file, policy)
     if not found:
-        raise DataError(f"{file}: holds no sequence; expected {suffix[1:]} records with sequences")
+        raise DataError(f"{file}: holds no sequence; expected {kind} records with sequences")
+
+
+def _named_sequences(file: Path, kind: Kind) -> Iterator[tuple[str, str]]:
+    if kind == "fastq":
+        return _fastq_records(file)
+    if kind == "gff":
+        return _gff_sequences(file)
+    if kind == "2bit":
+        return read_twobit(file)
+    return ((record.id, str(record.seq)) for record in flat_records(file, kind))
+
+
+def _first_name(file: Path) -> str:
+    """The name of the first sequence, or "" where there is none: who reads the file says so."""
+    kind = kind_of(file, "fasta")
+    if kind == "2bit":
+        return first_name(file)
+    if kind in ("fasta", "bed"):  # not its whole first record, which may be a chromosome
+        with damage_named(file), open_binary(file) as stream:
+            head = stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+        return (head.removeprefix(b">").decode("latin-1").split(maxsplit=1) or [""])[0]
+    return next((name for name, _ in _named_sequences(file, kind)), "")
 
 
 def flat_records(file: Path, form: str) -> Iterator[Any]:
@@ -102,17 +119,3 @@ def _gff_sequences(file: Path) -> Iterator[tuple[str, str]]:
             what = "a record has an empty id" if header == "" else "a sequence begins without '>id'"
             raise DataError(f"{file} line {number}: {what} behind ##FASTA; give it one")
         yield header.split(maxsplit=1)[0], sequence
-
-
-def _twobit_records(file: Path) -> Iterator[tuple[str, str]]:
-    import py2bit
-
-    try:
-        genome = py2bit.open(str(file), True)
-    except RuntimeError:
-        raise DataError(f"{file}: not a whole 2bit file; fetch it again, or make it again with faToTwoBit") from None
-    try:
-        for name in genome.chroms():
-            yield name, genome.sequence(name)
-    finally:
-        genome.close()

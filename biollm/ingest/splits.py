@@ -27,7 +27,7 @@ Codes = NDArray[np.uint8]  # numbers of SPLITS
 
 @dataclass(frozen=True)
 class Grouping:
-    """of_row: (rows,) number of each record's group; names: of each group, that of its first key."""
+    """of_row: (rows,) number of each record's group; names: of each group, as `group_records` chose it."""
 
     of_row: NDArray[np.int32]
     names: list[str]
@@ -38,10 +38,11 @@ class Grouping:
         return Grouping(of_row.astype(np.int32), [self.names[group] for group in left.tolist()])
 
 
-def group_records(keys: Ints, names: Sequence[str] | Callable[[Ints], list[str]], hashes: NDArray[np.uint64]) -> Grouping:
+def group_records(keys: Ints, names: Sequence[str] | Callable[[Ints], list[str]] | None, hashes: NDArray[np.uint64]) -> Grouping:
     """Groups of records: those with one key, and those whose sequences have one hash.
 
-    keys: (rows,) numbers in the order by which the first key of a group is chosen; names: of all keys, or what gives those of some.
+    keys: (rows,) numbers in the order by which the first key of a group is chosen, which names it; names: of all keys, or what gives those
+    of some. None: keys mean nothing by themselves, so a group is named after the smallest of its hashes, which no copy of a record changes.
     """
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -57,7 +58,12 @@ def group_records(keys: Ints, names: Sequence[str] | Callable[[Ints], list[str]]
     _, first = np.unique(label, return_index=True)  # the first key of each component, in the order of the labels
     rank = np.argsort(np.argsort(first))
     chosen = distinct[np.sort(first)]
-    return Grouping(rank[label].astype(np.int32)[of_row], names(chosen) if callable(names) else [names[key] for key in chosen.tolist()])
+    of_row = rank[label].astype(np.int32)[of_row]
+    if names is None:
+        smallest = np.full(len(chosen), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(smallest, of_row, hashes)
+        return Grouping(of_row, [f"{number:016x}" for number in smallest.tolist()])
+    return Grouping(of_row, names(chosen) if callable(names) else [names[key] for key in chosen.tolist()])
 
 
 def assign_splits(groups: Grouping, strata: pl.Series, config: SplitConfig, balanced: bool, seed: int) -> Codes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from biollm.corpus.columns import DROPPED, LABEL, RECORDS, SPLITS
 from biollm.corpus.duplicates import find_duplicates
 from biollm.corpus.mmseqs import clusters_by_mmseqs, mmseqs_version
 from biollm.corpus.records import audit_records
-from biollm.corpus.similarity import clusters, encode, identical_rows
+from biollm.corpus.similarity import clusters, content_hashes, encode, identical_rows
 from biollm.ingest.config import Config
+from biollm.ingest.dropped import Dropped
 from biollm.ingest.examples import read_examples
 from biollm.ingest.genome import plan_genome, window_ids, window_sequences, write_genome
 from biollm.ingest.splits import Codes, Grouping, assign_splits, group_records, in_gap
@@ -27,43 +27,23 @@ _BALANCED = ("block", "contig", "source")
 Rows = NDArray[np.bool_]
 
 
-class Dropped:
-    """What was left out, and why: counts of everything, and the ids of what had one already."""
-
-    def __init__(self, counts: Counter[str], rows: pl.DataFrame | None = None) -> None:
-        self.counts = counts
-        self._rows = [rows] if rows is not None else []
-
-    def add(self, ids: pl.Series, reason: str, instead: pl.Series | None = None) -> None:
-        """instead: ids of the records that are kept in their place, for duplicates."""
-        if len(ids):
-            self.counts[reason] += len(ids)
-            kept = instead if instead is not None else pl.repeat(None, len(ids), dtype=pl.String, eager=True)
-            self._rows.append(
-                pl.DataFrame({"id": ids, "reason": pl.repeat(reason, len(ids), dtype=pl.String, eager=True), "kept_id": kept})
-            )
-
-    def table(self) -> pl.DataFrame:
-        return pl.concat(self._rows) if self._rows else pl.DataFrame(schema={"id": pl.String, "reason": pl.String, "kept_id": pl.String})
-
-
 def run(job: Job[Config]) -> dict[str, Any]:
     """Writes records.parquet and dropped.parquet; the facts hold the counts of both and what the leak audit found."""
     if job.config.split.tool == "mmseqs2":
         mmseqs_version()  # raises now, not when all is read
     elif job.config.split.by == "similarity" and job.config.modality == "protein" and shutil.which("mmseqs"):
         say("ingest: MMseqs2 is installed here; split.tool: mmseqs2 would keep distant relatives together too")
-    facts, dropped = _ingest_genome(job) if job.config.kind == "sequences" else _ingest_examples(job)
-    dropped.table().write_parquet(job.out / DROPPED, statistics=False)
+    ingest = _ingest_genome if job.config.kind == "sequences" else _ingest_examples
+    with Dropped(job.out / DROPPED) as dropped:
+        facts = ingest(job, dropped)
     options = job.config.audit.model_copy(update={"modality": job.config.modality})
     found = audit_records(job.out / RECORDS, options)
     return facts | {"dropped": dict(sorted(dropped.counts.items())), "modality": job.config.modality, "audit": found}
 
 
-def _ingest_genome(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
+def _ingest_genome(job: Job[Config], dropped: Dropped) -> dict[str, Any]:
     config = job.config
-    plan, genome = plan_genome(job)
-    dropped = Dropped(genome.dropped)
+    plan, genome = plan_genome(job, dropped)
     by = "block" if config.split.by == "auto" else config.split.by
     near, sequences = config.duplicates.near, None
     if by == "similarity" or near is not None:
@@ -90,13 +70,12 @@ def _ingest_genome(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
     facts = _facts(plan, config, by)
     write_genome(job, genome, plan)
     tracks = {"tracks": [track.model_dump() for track in config.computed_tracks], "site_tracks": genome.tracks.facts()}
-    return facts | tracks | {"sources": genome.sources}, dropped
+    return facts | tracks | {"sources": genome.sources}
 
 
-def _ingest_examples(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
+def _ingest_examples(job: Job[Config], dropped: Dropped) -> dict[str, Any]:
     config = job.config
-    examples = read_examples(job)
-    table, dropped = examples.table, Dropped(examples.dropped, examples.dropped_rows)
+    table, sources = read_examples(job, dropped)
     same = identical_rows(encode(table["sequence"], config.modality))
     by = config.split.by
     if by == "auto":
@@ -127,7 +106,7 @@ def _ingest_examples(job: Job[Config]) -> tuple[dict[str, Any], Dropped]:
     first = [name for name in ("id", "source", "contig", "start_0based", "end", "strand", "split", "group") if name in table.columns]
     table = table.select(*first, *(name for name in table.columns if name not in (*first, "sequence")), "sequence")
     table.write_parquet(job.out / RECORDS, compression="zstd", statistics=False, row_group_size=8_192)
-    return _facts(table, config, by) | {"tracks": [], "site_tracks": [], "sources": examples.sources}, dropped
+    return _facts(table, config, by) | {"tracks": [], "site_tracks": [], "sources": sources}
 
 
 # --- duplicates --------------------------------------------------------------------------------------------------------------
@@ -207,7 +186,7 @@ def _group_windows(plan: pl.DataFrame, config: Config, by: str, sequences: pl.Se
     if by == "similarity":
         assert sequences is not None
         keys = _clusters(sequences, config)
-    return group_records(keys, lambda chosen: _ids(plan[chosen]).to_list(), hashes)
+    return group_records(keys, None, hashes)
 
 
 def _group_examples(table: pl.DataFrame, config: Config, by: str, same: NDArray[np.int64]) -> Grouping:
@@ -220,9 +199,10 @@ def _group_examples(table: pl.DataFrame, config: Config, by: str, same: NDArray[
             )
         if missing := table.filter(pl.col(column).is_null())["id"].to_list():
             raise DataError(f"{len(missing)} records have no {column}, the first is '{missing[0]}'; fill the column")
-    if by == "similarity":
-        keys = table["id"].gather(_clusters(table["sequence"], config))
-    elif by == "source" or (by in ("group", "given") and "group" in table.columns):
+    if by in ("similarity", "random"):
+        rows = _clusters(table["sequence"], config) if by == "similarity" else np.arange(table.height)
+        return group_records(rows, None, content_hashes(table["sequence"], config.modality))
+    if by == "source" or (by in ("group", "given") and "group" in table.columns):
         keys = table["source" if by == "source" else "group"]
     elif by in ("contig", "block"):  # of reads; one without an alignment is a group of its own
         block = pl.col("start_0based") // config.split.block_bases
@@ -266,8 +246,20 @@ def _assign(table: pl.DataFrame, groups: Grouping, config: Config, by: str, seed
         if (column := LABEL + config.split.stratify) not in table.columns:
             there = [name.removeprefix(LABEL) for name in table.columns if name.startswith(LABEL)]
             raise ConfigError(f"ingest.split.stratify is '{config.split.stratify}'; labels there: {', '.join(there) or 'none'}")
+        _check_classes(table[column], config.split.stratify)
         strata = pl.select(pl.concat_str(strata, table[column].cast(pl.String).fill_null(""), separator="\x1f")).to_series()
     return assign_splits(groups, strata, config.split, balanced, seed)[groups.of_row]
+
+
+def _check_classes(label: pl.Series, name: str) -> None:
+    """Raises ConfigError for a label of which most values are too rare to be in every split: a measurement, or an id."""
+    counts = label.drop_nulls().value_counts()["count"]
+    rare, records = int(counts.filter(counts < len(SPLITS)).sum()), int(counts.sum())
+    if 2 * rare > records:
+        raise ConfigError(
+            f"ingest.split.stratify is '{name}', a label of {len(counts):,} values in {records:,} records, most of which stand fewer than "
+            f"{len(SPLITS)} times; expected classes, each with records for every split: stratify by a label of few classes, or leave it out"
+        )
 
 
 def _by_name(contigs: pl.Series, sources: pl.Series, config: Config) -> Codes:
@@ -300,7 +292,8 @@ def _facts(table: pl.DataFrame, config: Config, by: str) -> dict[str, Any]:
             "given": "give every split some records, or choose another split.by",
             "block": f"lower ingest.split.block_bases (now {config.split.block_bases}) or give more data",
         }
-        remedy = remedies.get(by, f"the records form too few groups by {by}; choose another split.by, or give more data")
+        within = f" within the classes of '{config.split.stratify}'" if config.split.stratify else ""
+        remedy = remedies.get(by, f"the records form too few groups by {by}{within}; choose another split.by, or give more data")
         raise DataError(f"the splits {empty} are empty ({counts}); {remedy}")
 
     def facts(column: str) -> dict[str, int]:

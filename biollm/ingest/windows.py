@@ -5,16 +5,15 @@ Legend: n windows of one contig; L its bases. A window on the minus strand reads
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from biollm.core.alphabets import COMPLEMENT_CODES
+from biollm.core.compiled import compiled
 from biollm.ingest.annotation import Intervals, covered_bases
 from biollm.ingest.config import Config, FeatureWindows
 
@@ -39,12 +38,14 @@ class Windows:
         return Windows(self.starts[chosen], self.ends[chosen], self.minus[chosen])
 
 
-def plan_windows(sequence: Bytes, config: Config, features: pl.DataFrame | None, regions: Intervals | None) -> tuple[Windows, Counter[str]]:
-    """The windows of one contig that are kept, in the order of their start, and how many others there were, by reason.
+def plan_windows(
+    sequence: Bytes, config: Config, features: pl.DataFrame | None, regions: Intervals | None
+) -> tuple[Windows, dict[str, Windows]]:
+    """The windows of one contig that are kept, in the order of their start, and the others by reason.
 
-    features: those of the contig, for windows at features.
+    features: those of the contig, for windows at features. A window of both strands that is dropped is dropped once, on plus.
     """
-    dropped: Counter[str] = Counter()
+    dropped: dict[str, Windows] = {}
     length = len(sequence)
     if config.features is None:
         windows = _tiles(length, config.window_bases, config.stride_bases or config.window_bases)
@@ -52,15 +53,19 @@ def plan_windows(sequence: Bytes, config: Config, features: pl.DataFrame | None,
         assert features is not None
         windows = _at_features(config.features, features.filter(pl.col("type") == config.features.feature), config)
     inside = (windows.starts >= 0) & (windows.ends <= length)
-    dropped["shorter_than_window" if config.features is None else "beyond_the_contig"] += int((~inside).sum())
+    beyond = windows.take(~inside)
+    if config.features is None:
+        dropped["shorter_than_window"] = Windows(beyond.starts, np.minimum(beyond.ends, length), beyond.minus)
+    else:
+        dropped["beyond_the_contig"] = beyond
     windows = windows.take(inside)
     if regions is not None:
         covered = covered_bases(regions, windows.starts, windows.ends) == windows.ends - windows.starts
-        dropped["outside_the_regions"] += int((~covered).sum())
+        dropped["outside_the_regions"] = windows.take(~covered)
         windows = windows.take(covered)
     unknown = _count(sequence, windows.starts, windows.ends, _UNKNOWN)
     known = unknown / np.maximum(windows.ends - windows.starts, 1) <= config.max_unknown_fraction
-    dropped["too_many_unknown_bases"] += int((~known).sum())
+    dropped["too_many_unknown_bases"] = windows.take(~known)
     windows = windows.take(known)
     if config.strands == "both":
         twice = windows.take(np.repeat(np.arange(len(windows)), 2))
@@ -109,7 +114,7 @@ def window_hashes(sequence: Bytes, windows: Windows) -> NDArray[np.uint64]:
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _count(sequence, starts, ends, letter):  # type: ignore[no-untyped-def]
     counts = np.zeros(len(starts), dtype=np.int64)
     for i in range(len(starts)):
@@ -120,7 +125,7 @@ def _count(sequence, starts, ends, letter):  # type: ignore[no-untyped-def]
     return counts
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _gather(sequence, starts, ends, minus, complement, flat):  # type: ignore[no-untyped-def]
     at = 0
     for i in range(len(starts)):
@@ -133,7 +138,7 @@ def _gather(sequence, starts, ends, minus, complement, flat):  # type: ignore[no
         at += width
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hash(sequence, starts, ends, complement, found):  # type: ignore[no-untyped-def]
     """Polynomials modulo 2^64 over both strands, mixed (the finaliser of splitmix64); the smaller of the two stands for both."""
     factor = np.uint64(0x9E3779B97F4A7C15)

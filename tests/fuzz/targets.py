@@ -5,6 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.streams import read_lines
@@ -13,13 +16,37 @@ from biollm.corpus.options import AuditOptions
 from biollm.ingest.annotation import Annotation
 from biollm.ingest.config import SequencePolicy
 from biollm.ingest.genomes import read_genome
+from biollm.ingest.reads.bisulfite import _read_xm
 from biollm.ingest.reads.config import ReadOptions
 from biollm.ingest.reads.methylbert import read_methylbert_table
-from biollm.ingest.records.config import RecordOptions
+from biollm.ingest.reads.modifications import parse_modifications, to_bases
+from biollm.ingest.records.config import RecordOptions, TextOptions
 from biollm.ingest.records.read import read_records
 from biollm.ingest.sites.arrays import read_betas, read_manifest
 from biollm.ingest.sites.config import SiteOptions
-from biollm.ingest.sites.read import read_sites
+from biollm.ingest.sites.read import read_aliases, read_sites
+
+
+def _modifications(file: Path) -> None:
+    """A read, its MM and its ML, a line each, as a BAM brings them: bases in ASCII, ML as bytes."""
+    bases, mm, ml, *_ = [*file.read_bytes().split(b"\n", 2), b"", b""]
+    try:
+        wanted = frozenset({"5mC", "5hmC", "6mA"})
+        parse_modifications(to_bases(bases.decode("ascii", "replace").replace("\ufffd", "N")), mm.decode("latin-1"), _bytes(ml), wanted, {})
+    except ValueError as error:  # to be given its place by the caller
+        raise DataError(f"{file}: {error}") from None
+
+
+def _bytes(ml: bytes) -> Any:
+    return np.frombuffer(ml, dtype=np.uint8) if ml else None
+
+
+def _xm(file: Path) -> None:
+    """A read and its XM, a line each."""
+    bases, xm, *_ = [*file.read_text(encoding="latin-1").split("\n"), ""]
+    for strand in "+-":
+        _read_xm(str(file), xm, to_bases(bases.encode("ascii", "replace").decode()), strand)
+
 
 # suffix -> what reads such a file
 TARGETS: dict[str, Callable[[Path], object]] = {
@@ -48,6 +75,14 @@ TARGETS: dict[str, Callable[[Path], object]] = {
     ".methylbert": lambda file: read_methylbert_table(file, ReadOptions(kind="methylbert", convert_cytosines="called")),
     ".manifest": read_manifest,
     ".betas": lambda file: list(read_betas(file, None)),
+    ".mm": _modifications,
+    ".xm": _xm,
+    ".sequences.gff": lambda file: list(read_genome([file], SequencePolicy())),
+    ".2bit": lambda file: list(read_genome([file], SequencePolicy())),
+    ".nosuffix": lambda file: list(read_genome([file], SequencePolicy())),
+    ".aliases": lambda file: read_aliases(str(file)),
+    ".plain": lambda file: read_records([file], RecordOptions(format="text", text=TextOptions(documents="paragraphs")), "text"),
+    ".chat": lambda file: read_records([file], RecordOptions(format="chat"), "text"),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -62,6 +63,15 @@ GOOD: dict[str, str | bytes] = {
     "a\t83\tchr2\t11\tACG CGT GTC TCG CGA\t12202\tT\nb\t163\tchr2\t19\tTTT\t2\tN\n",
     ".manifest": "Illumina\n[Assay]\nIlmnID,Name,CHR,MAPINFO,Strand\ncg01,cg01,1,100,F\ncg02,cg02,X,200,R\n[Controls],,,,\n21,x,y,z,w\n",
     ".betas": "probe\ts1\ncg01\t0.5\ncg02\tNA\n",
+    ".mm": b"ACGTCCGA\nC+m?,0,1;A+a.,1;\n\x10\xf0\x80",
+    ".xm": "AATTAA\n..zx..\n",
+    ".sequences.gff": "##gff-version 3\n" + _GFF.format(1, 9) + "##FASTA\n>chr1 x\nACGTACGTAC\n>chr2\nGG\n",
+    ".2bit": struct.pack("<4I2sI6I2s", 0x1A412743, 0, 1, 0, b"\1c", 22, 8, 1, 2, 3, 0, 0, b"\x1b\x1b"),
+    ".nosuffix": "@a\nACGT\n+\nIIII\n",
+    ".aliases": "1\tchr1\nMT\tchrM\n",
+    ".plain": "One document\nof two lines.\n\nAnother one.\n",
+    ".chat": '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    '{"instruction": "a", "input": "more", "output": "b"}\n{"question": "a", "answer": "b"}\n',
 }  # fmt: skip
 
 

@@ -102,6 +102,8 @@ def _detect(source: Source, options: RecordOptions, modality: Modality) -> Forma
             return name
     if head.startswith(b"<?xml"):
         return _xml_kind(source)
+    if head.startswith(b"@") and FORMATS["fastq"].fits(modality):
+        return "arff" if head[:10].lower().startswith((b"@relation", b"@attribute")) else "fastq"
     if modality == "smiles" and suffix in (".txt", ""):
         return "smi"
     if modality == "text" and suffix in (".txt", ".text", ".md", ""):

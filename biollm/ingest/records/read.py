@@ -21,6 +21,7 @@ from biollm.ingest.records.tables import find_separator, matching
 
 At = Callable[[str], DataError]  # a message -> the error that says it of the record at hand
 _BATCH_ROWS = 1 << 16
+_TELLING_RESIDUES = 200  # fewer may be ACGTN by chance, or by design
 # Columns that hold the sequence where the options name none, by modality; the case of letters does not count.
 _SEQUENCE_COLUMNS = {
     "dna": ("sequence", "seq", "dna"),
@@ -61,7 +62,7 @@ class _Part:
 
 
 def read_records(files: Sequence[Path], options: RecordOptions, modality: Modality) -> RecordTable:
-    """The records of some files in their order, cleaned for a modality.
+    """The records of some files, cleaned for a modality: each file in its order, the files by their first ids, in any order given.
 
     The id comes from `options.id`, else from the header, accession or key of the record, else it is <file>:<line, row or record>; <file>
     has as many folders before it as tell the files apart. Labels and covariates are whole numbers, numbers or text; null is missing.
@@ -130,7 +131,24 @@ def _read_part(source: Source, name: FormatName, options: RecordOptions, modalit
     _refuse_many_invalid(source, part, read, options.smiles.max_invalid_fraction)
     batches.append(pl.DataFrame(rows, schema=schema, orient="row"))
     part.frame = pl.concat(batches)
+    if modality == "protein":
+        _refuse_nucleotides(source, part)
     return part
+
+
+def _refuse_nucleotides(source: Source, part: _Part) -> None:
+    """The letters of DNA and RNA are amino acids too; but of real proteins, one in four residues is of them, and not all."""
+    sequences = part.frame["sequence"]
+    residues = int(sequences.str.len_bytes().sum())
+    if residues < _TELLING_RESIDUES or sequences.str.contains("[^ACGTUN]").any():
+        return
+    if sum(sequences.str.contains(letter).any() for letter in "ACGTU") >= 3:  # not a repeat such as poly-A
+        raise source.error(
+            f"its {residues:,} letters are all of ACGTUN, so these are nucleotides; ingest.modality is protein: set it to dna or rna, or "
+            "give the translated sequences",
+            int(part.frame["number"][0]),
+            part.form.unit,
+        )
 
 
 def _refuse_many_invalid(source: Source, part: _Part, read: int, most: float) -> None:
@@ -186,10 +204,21 @@ def _there_are(names: list[str], form: Format) -> str:
     return f"the columns are {listed(names)}: write one of them{headless}"
 
 
+def _in_order(parts: list[_Part]) -> tuple[list[_Part], list[str]]:
+    """The files in the order of the ids of their first records, and what each is called in ids."""
+
+    def first_id(named: tuple[_Part, str]) -> str:
+        part, name = named
+        return next((identity or f"{name}:{number}" for identity, number in part.frame.select("id", "number").head(1).iter_rows()), name)
+
+    ordered = sorted(zip(parts, _short_names([part.stem for part in parts]), strict=True), key=first_id)
+    return [part for part, _ in ordered], [name for _, name in ordered]
+
+
 def _join(parts: list[_Part], options: RecordOptions, modality: Modality, facts: dict[str, str]) -> RecordTable:
+    parts, names = _in_order(parts)
     frame = pl.concat([part.frame.with_columns(pl.lit(i, pl.Int32).alias("part")) for i, part in enumerate(parts)], how="diagonal")
     read = frame.height + sum(len(part.dropped) for part in parts)
-    names = _short_names([part.stem for part in parts])
     dropped = pl.DataFrame(
         [
             (f"{name}:{number}" if identity is None else identity, part.name, f"{part.form.unit} {number}", reason)

@@ -144,6 +144,11 @@ def test_a_url_needs_a_digest_and_is_fetched_once(tmp_path: Path, monkeypatch: p
         with pytest.raises(ConfigError, match=r"x\.fa: a URL needs the digest"):
             resolve_files(url, tmp_path)
         (file,) = resolve_files(f"{url}#sha256={digest}", tmp_path)
+        for query in ("?download=1", "?path=a/b.zip&x=1#"):
+            (other,) = resolve_files(f"{url}{query}#sha256={digest.upper()}".replace("##", "#"), tmp_path)
+            assert other.name == "x.fa", "the suffix says the format"
+        with pytest.raises(ConfigError, match=r"add #sha256=<64 hex digits>; found 60 letters, '"):
+            resolve_files(f"{url}#sha256={digest[:60]}", tmp_path)
         with pytest.raises(ResourceError, match="another sha256 than 0000000000000000"):
             resolve_files(f"{url}#sha256={'0' * 64}", tmp_path)
         server.shutdown()
@@ -157,3 +162,14 @@ def test_standard_input_is_read_whole_and_named(tmp_path: Path) -> None:
     code = "from pathlib import Path; from biollm.core.resources import resolve_files as r; print(r('-', Path())[0].read_text())"
     done = subprocess.run([sys.executable, "-c", code], input=">a\nACGT\n", capture_output=True, text=True, check=True)
     assert done.stdout.startswith(">a\nACGT\n")
+
+
+@pytest.mark.parametrize("resource", ["reads", "reads/*", "reads/*.fa*"])
+def test_index_files_beside_the_data_are_passed_over(reads: Path, resource: str) -> None:
+    wanted, digest = resolve_files(resource, reads), digest_resource(resource, reads)
+    for index in ("a.fa.fai", "a.fa.gz.gzi", "x.vcf.gz.csi", "x.vcf.gz.tbi", "x.bam.bai"):
+        (reads / "reads" / index).write_bytes(b"\1")
+    assert resolve_files(resource, reads) == wanted
+    assert digest_resource(resource, reads) == digest
+    assert [path.name for path in resolve_files("reads/*.fai", reads)] == ["a.fa.fai"]
+    assert [path.name for path in resolve_files("reads/a.fa.fai", reads)] == ["a.fa.fai"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from biollm.cli import app
 from biollm.core.errors import DataError
 from biollm.corpus.audit import AllowLeakage, Audit, AuditOptions, Finding, audit, enforce, order_splits
 from biollm.corpus.audit_table import render_audit
@@ -349,3 +352,45 @@ def test_the_rendered_table_has_severity_sentence_example_and_verdict() -> None:
     assert f"{rows['id'][-1]} (test) ~ {rows['id'][0]} (train)" in text
     assert "LEAKS: scores on these splits would be too good" in text
     assert "clean" in render_audit(audit(table(), AuditOptions()), width=100)
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["audit", *arguments], env={"COLUMNS": "200"})
+    return done.exit_code, " ".join(f"{done.output}{getattr(done, 'stderr', '')}".split())
+
+
+def test_a_table_without_splits_is_not_called_clean(tmp_path: Path) -> None:
+    table().rename({"split": "fold"}).write_csv(tmp_path / "t.csv")
+    code, text = command(str(tmp_path / "t.csv"))
+    assert code == 0
+    assert "NO SPLITS WERE COMPARED, because all rows are of one: name the column of the splits with --split" in text
+    assert "clean:" not in text
+    code, text = command(str(tmp_path / "t.csv"), "--split", "fold")
+    assert "clean: nothing found" in text
+    assert "NO SPLITS" not in text
+    code, text = command(str(tmp_path / "t.csv"), "--splits", "train,test")
+    assert code == 2
+    assert "splits are declared (train, test), but the table has no column 'split'; name the column with --split" in text
+
+
+def test_splits_of_other_names_are_put_in_order_by_the_user(tmp_path: Path) -> None:
+    names = {"train": "fold1", "validation": "fold2", "test": "fold0"}
+    copied(3).with_columns(pl.col("split").replace(names)).write_csv(tmp_path / "t.csv")
+    code, text = command(str(tmp_path / "t.csv"))
+    assert code == 2
+    assert "none of the splits fold0, fold1, fold2 is named train; name them with --splits, training first" in text
+    code, text = command(str(tmp_path / "t.csv"), "--splits", "fold1, fold2,fold0")
+    assert code == 1
+    assert "3 of 40 fold0 rows (7.5 %) are equal to a row of an earlier split" in text
+
+
+def test_files_are_put_in_order_by_the_user_too(tmp_path: Path) -> None:
+    for (name,), rows in copied(3).group_by("split"):
+        rows.drop("split").write_csv(tmp_path / f"{name}.csv")
+    files = [str(tmp_path / f"{name}.csv") for name in ("train", "validation", "test")]
+    code, text = command(*files, "--splits", "test,validation,train")
+    assert code == 1
+    assert "3 of 120 train rows (2.5 %) are equal" in text
+    code, text = command(*files, "--splits", "train,test")
+    assert code == 2
+    assert "splits validation are in the table but not among those declared" in text

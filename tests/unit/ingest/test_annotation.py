@@ -161,3 +161,49 @@ def test_a_real_annotation_fits_its_real_chromosome() -> None:
     starts = features.filter(type="CDS", strand="+").filter(parts := features.filter(type="CDS", strand="+")["name"].is_unique())
     begins = [bytes(contig.sequence[start : start + 3]) for start in starts["start_0based"].to_list()]
     assert begins.count(b"ATG") > 0.9 * len(begins) > 20, parts.sum()  # the first base of a coding sequence is where it should be
+
+
+def introns(tmp_path: Path, text: str, name: str = "a.gff") -> list[tuple[int, int]]:
+    return [tuple(pair) for pair in opened(tmp_path, text, name).intervals("chr1", 10_000, "intron").tolist()]
+
+
+def test_an_exon_of_several_transcripts_bounds_the_introns_of_each(tmp_path: Path) -> None:
+    """The gene EDEN of the GFF3 specification: mRNA 1 and 2 share their first exon and the last two, mRNA 3 begins elsewhere."""
+    rows = [
+        (1050, 1500, "ID=exon00002;Parent=mRNA00001,mRNA00002"), (1300, 1500, "ID=exon00003;Parent=mRNA00003"),
+        (3000, 3902, "ID=exon00004;Parent=mRNA00001,mRNA00003"), (5000, 5500, "ID=exon00005;Parent=mRNA00001,mRNA00002,mRNA00003"),
+        (7000, 9000, "ID=exon00006;Parent=mRNA00001,mRNA00002,mRNA00003"),
+    ]  # fmt: skip
+    text = "".join(row(kind="exon", start=start, end=end, attributes=attributes) for start, end, attributes in rows)
+    features = (
+        opened(tmp_path, text).on("chr1", 10_000).filter(type="intron").select("start_0based", "end", "name").sort("end", "start_0based")
+    )
+    assert features.select("start_0based", "end").rows() == [(1500, 2999), (1500, 4999), (3902, 4999), (5500, 6999)]
+    assert introns(tmp_path, text) == [(1500, 4999), (5500, 6999)]
+
+
+@pytest.mark.parametrize("there", ["2", "Chr2", "chromosome_2"])
+def test_names_that_differ_in_style_in_part_are_refused(tmp_path: Path, there: str) -> None:
+    text = row() + row(there) + row("spike")
+    message = refusal(tmp_path, text)
+    assert f"annotates '{there}', and the sequences hold 'chr2' (1 names differ so, while others agree)" in message
+    assert "give both the same sequence names" in message
+    assert "a.bed" in refusal(tmp_path, f"chr1\t0\t5\n{there}\t0\t5\n", "a.bed")
+
+
+def test_one_foreign_name_beside_one_without_features_is_no_alias(tmp_path: Path) -> None:
+    assert read(tmp_path, row() + row("spike")) == {"chr1": [(0, 9)]}
+
+
+@pytest.mark.parametrize(("text", "name"), [("", "a.bed"), ("# nothing\ntrack name=x\n", "a.bed"), ("##gff-version 3\n", "a.gff")])
+def test_an_annotation_without_a_feature_is_named(tmp_path: Path, text: str, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: holds no feature, only comments or nothing; fetch or export it again, or leave it out"):
+        opened(tmp_path, text, name)
+
+
+def test_a_feature_across_the_origin_of_a_circular_sequence_goes_on_at_its_begin(tmp_path: Path) -> None:
+    landmark = row(kind="region", start=1, end=1000, attributes="ID=chr1;Is_circular=true")
+    text = landmark + row(start=991, end=1020) + row(start=100, end=110)
+    assert read(tmp_path, text)["chr1"] == [(0, 20), (99, 110), (990, 1000)]
+    assert "CDS ends at 2500, but sequence 'chr1' has 1000 bases" in refusal(tmp_path, landmark + row(start=991, end=2500))
+    assert "belongs to another assembly" in refusal(tmp_path, landmark.replace("true", "false") + row(start=991, end=1020))

@@ -318,7 +318,7 @@ def test_a_member_of_a_zip_archive_is_read(tmp_path: Path, compression: int) -> 
     options = RecordOptions(archive={"member": "in/a.csv"})
     assert read_records([tmp_path / "x.zip"], options, "dna").frame.rows() == [("a:2", "AC")]
     both = [Path(f"{tmp_path}/x.zip::in/b.fa"), Path(f"{tmp_path}/x.zip::in/a.csv")]
-    assert read_records(both, RecordOptions(), "dna").frame.rows() == [("b", "GG"), ("a:2", "AC")]
+    assert read_records(both, RecordOptions(), "dna").frame.rows() == [("a:2", "AC"), ("b", "GG")]
 
 
 def test_the_only_member_needs_no_name_and_errors_name_it(reads: Reads, tmp_path: Path) -> None:

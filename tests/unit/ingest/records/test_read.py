@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import zstandard
@@ -287,3 +288,27 @@ def test_no_file_and_one_file_twice_are_refused(tmp_path: Path) -> None:
         read_records([], RecordOptions(), "dna")
     with pytest.raises(DataError, match=r"x\.csv: listed twice; name each file once"):
         read_records([tmp_path / "x.csv", tmp_path / "x.csv"], RecordOptions(), "dna")
+
+
+def _fasta(letters: str, records: int, seed: int = 0) -> str:
+    rng = np.random.default_rng(seed)
+    return "".join(f">r{i}\n{''.join(rng.choice(list(letters), 20))}\n" for i in range(records))
+
+
+@pytest.mark.parametrize("letters", ["ACGT", "acgtn", "ACGU"])
+def test_nucleotides_read_as_protein_are_refused(tmp_path: Path, letters: str) -> None:
+    (tmp_path / "x.fa").write_text(_fasta(letters, 10))
+    with pytest.raises(DataError, match=r"x\.fa line 1: its 200 letters are all of ACGTUN, .*ingest\.modality is protein: set it to dna"):
+        read_records([tmp_path / "x.fa"], RecordOptions(), "protein")
+
+
+@pytest.mark.parametrize("text", [_fasta("ACGT", 9), _fasta("A", 30), _fasta("ACGT", 30) + ">p\nMKV\n"])
+def test_few_or_plain_letters_may_be_protein(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.fa").write_text(text)
+    assert read_records([tmp_path / "x.fa"], RecordOptions(), "protein").frame.height == text.count(">")
+
+
+@pytest.mark.parametrize(("text", "ids"), [("@a\nACGT\n+\nIIII\n", ["a"]), ("@RELATION x\n@attribute seq string\n@data\nACGT\n", ["x:4"])])
+def test_fastq_and_arff_without_a_suffix_are_told_apart(tmp_path: Path, text: str, ids: list[str]) -> None:
+    (tmp_path / "x").write_text(text)
+    assert read_records([tmp_path / "x"], RecordOptions(), "dna").frame["id"].to_list() == ids
