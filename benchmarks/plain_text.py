@@ -23,8 +23,9 @@ from biollm.core.alphabets import DNA
 from biollm.core.artifacts import package_versions
 from biollm.core.machine import usable_cores
 from biollm.core.resources import resolve_files, resolve_folder
-from biollm.merge.isolate import Recognition, add_domain, next_id
+from biollm.merge.isolate import Recognition, add_domain
 from biollm.merge.proof import read_lines, sample_lines
+from biollm.merge.tokenizer_file import next_id
 from biollm.modeling.domain import DomainTokenizer
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.tokenizer.train import train_wordpiece

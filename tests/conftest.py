@@ -386,6 +386,8 @@ def train_domain(modality: Any, kind: Any, piece_residues: int = 16) -> DomainTo
         tokenizer = smiles.spell_in_characters(smiles.train_atom_bpe(text, 300))
     elif kind == "bpe":
         tokenizer = train.train_bpe(text, letters, 150, fold_case=fold)
+    elif kind == "wordpiece" and modality == "smiles":
+        tokenizer = smiles.train_atom_wordpiece(text, 450, piece_residues)
     elif kind == "wordpiece":
         tokenizer = train.train_wordpiece(text, letters, 250, piece_residues, fold_case=fold)
     elif kind == "unigram":

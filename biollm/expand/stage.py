@@ -28,7 +28,7 @@ from biollm.modeling.distill import Context, Span, Teacher
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.inits import Donor, InitName, NewTokens, initialise, readable_texts
-from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, token_capacity
+from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, store_as_in, token_capacity
 from biollm.modeling.shards import expand_shards, read_table
 from biollm.modeling.surgery import resize, tables_of
 from biollm.modeling.tracks import TrackConfig
@@ -80,6 +80,8 @@ class Plan:
 def run(job: Job[Config]) -> dict[str, Any]:
     config = job.config
     plan, notes = _plan(job)
+    for note in notes:
+        say(f"expand: the base: {note}")
     say(f"expand: {len(plan.tokens.texts)} new rows from '{config.init}', objective {plan.objective}")
     done = _expand_on_disk(plan) if config.in_place_shards else _expand_in_memory(plan)
     facts = {
@@ -156,9 +158,10 @@ def _expand_in_memory(plan: Plan) -> dict[str, Any]:
             "channels": model.spec.channel_names,
             "step0_max_difference": _step0_difference(model, _some_with_tracks(plan, model.spec), plan.encoder),
         }
+    store_as_in(stock, plan.base)
     save_model(model, job.out, job.input("merge"))
-    _check_saved(plan, job.out, base_rows[: len(plan.tokens.base_texts)], output)
     tables = tables_of(stock)
+    _check_saved(plan, job.out, base_rows[: len(plan.tokens.base_texts)], output.to(tables.input.dtype).float())
     added = (len(tables.input) - len(base_rows)) * width * (1 if tables.output is None else 2)
     return {
         "held_out_records": 0 if plan.held_out is None else plan.held_out.height,
@@ -238,6 +241,7 @@ def _compare(plan: Plan) -> dict[str, Any]:
             held_out, examples = (encode_texts(records["sequence"].to_list(), encoder) for records in (plan.held_out, train))
             if why := _why_unreadable(plan, encoder, stock, [*held_out, *examples]):
                 rows.append({"init": name, "step0": None, "after": None, "why": why})
+                say(f"expand: {name:14} no loss, as {why}")
                 continue
         else:
             encoder = plan.encoder

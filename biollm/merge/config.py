@@ -22,7 +22,9 @@ class IsolateConfig(Section):
     min_run: int = Field(default=12, ge=8, le=64, description="the shortest such run; shorter ones are text")
     tags: bool = Field(default=True, description="read what stands between <dna> and </dna>, <protein> and </protein>, … as a sequence")
     case: Literal["upper", "any"] = Field(
-        default="upper", description="which letters count in runs and between tags; sequences known to be such are read in either case"
+        default="upper",
+        description="which letters count in runs and between tags; with any, decode gives lower-case sequences back in upper case; "
+        "sequences known to be such are read in either case",
     )
 
 

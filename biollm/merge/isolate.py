@@ -33,8 +33,9 @@ from typing import Any, Literal
 from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
 from biollm.core.files import canonical_json
-from biollm.merge.continuation import fold_added_tokens
 from biollm.merge.spelling import METASPACE, START, Base, Spelling, code_places, members, pair, plan_spelling
+from biollm.merge.tokenizer_file import fold_added_tokens, next_id
+from biollm.modeling.atom_pieces import has_atom_pieces, residue_pieces, unit_of, unit_pieces
 from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from tokenizers import Tokenizer
 
@@ -88,6 +89,8 @@ def add_domain(
     elif kind != "kmer":
         piece_residues = None  # only WordPiece must be spared long words
     _check_kinds(base, kind, piece_residues)
+    if modality == "smiles" and kind == "wordpiece" and not _ends_between_atoms(domain_json, piece_residues):
+        raise ConfigError("this SMILES tokenizer cuts through atoms, as those of earlier versions do; train it again (biollm tokenizer)")
     spelling = plan_spelling(base, residues, taken="".join(_letters(domain) for domain in vocabulary.isolated))
     _check_pieces(base, spelling, piece_residues)
     first_id = next_id(bare)
@@ -116,17 +119,6 @@ def add_domain(
     return add_recognition(bare, extended.isolated), extended, id_map
 
 
-def next_id(tokenizer: dict[str, Any]) -> int:
-    """The first free id. Raises ConfigError if the ids are not 0 to n - 1."""
-    vocab = tokenizer["model"]["vocab"]
-    ids = {*(range(len(vocab)) if isinstance(vocab, list) else vocab.values()), *(token["id"] for token in tokenizer["added_tokens"])}
-    if ids != set(range(len(ids))):
-        raise ConfigError(
-            f"the base tokenizer's ids are not 0 to {len(ids) - 1}: {len(ids)} tokens, largest id {max(ids)}; repair it first"
-        )
-    return len(ids)
-
-
 def domain_tokens(domain: dict[str, Any]) -> list[DomainToken]:
     """The tokens of a domain tokenizer.json in id order, without its unknown token."""
     model = domain["model"]
@@ -149,6 +141,11 @@ def _check_kinds(base: Base, kind: str, piece_residues: int | None) -> None:
         )
     if base.json["decoder"] is None:
         raise ConfigError("the base tokenizer has no decoder, so its tokens cannot be read back as text; give it one first")
+
+
+def _ends_between_atoms(domain: dict[str, Any], piece_residues: int | None) -> bool:
+    pattern = (domain["pre_tokenizer"] or {}).get("pattern", {}).get("Regex")
+    return piece_residues is not None and pattern == residue_pieces(piece_residues)
 
 
 def _check_pieces(base: Base, spelling: Spelling, piece_residues: int | None) -> None:
@@ -450,12 +447,9 @@ def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[d
 
 def _piece(domain: Domain) -> str:
     """A sequence, or `piece_residues` residues of one, in units as they are behind the base's normaliser."""
-    return f"(?:{_unit(domain)})" + (f"{{1,{domain.piece_residues}}}" if domain.piece_residues else "+")
-
-
-def _unit(domain: Domain) -> str:
-    escapes = _letters(domain)[1:]
-    return f"{domain.mark}{f'[{escapes}]*' if escapes else ''}."
+    if domain.piece_residues and has_atom_pieces(domain):
+        return unit_pieces(domain.model_units, unit_of(domain), domain.piece_residues)
+    return f"(?:{unit_of(domain)})" + (f"{{1,{domain.piece_residues}}}" if domain.piece_residues else "+")
 
 
 def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any]]:

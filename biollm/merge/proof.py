@@ -6,7 +6,7 @@ import gzip
 import string
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import regex
 from biollm.core.errors import DataError
 from biollm.core.files import canonical_json
 from biollm.core.progress import progress
+from biollm.merge.continuation import expand_ids
 from biollm.modeling.encoding import sequence_encoder
 from biollm.modeling.vocabulary import Domain, DomainVocabulary, unknown_id
 from tokenizers import Tokenizer
 
 _BATCH = 1000
 _EXAMPLES = 10
+_SHORT = 6  # residues that no domain reads as a run
 
 
 def read_lines(files: Iterable[Path]) -> list[str]:
@@ -50,16 +52,17 @@ def sample_lines(sources: Sequence[Sequence[str]], number: int) -> list[str]:
 def sequence_pattern(domains: Sequence[Domain]) -> regex.Pattern[str]:
     """What the merged tokenizer reads as a sequence: a text without a match must not change.
 
-    Tags come first, as in the normaliser: a protein between tags may hold a run of DNA letters.
+    Tags come first, as in the normaliser: a protein between tags may hold a run of DNA letters. A match's group is its domain's modality.
     """
     tags, runs = [], []
     for domain in domains:
         letters = "".join(regex.escape(residue) for residue in domain.units)
         letters += letters.lower() if domain.folds_case and domain.case == "any" else ""
         if domain.tags:
-            tags.append(f"(?<=<{domain.modality}>)[{letters}]+(?=</{domain.modality}>)")
+            tags.append(f"(?<=<{domain.modality}>)(?P<{domain.modality}>[{letters}]+)(?=</{domain.modality}>)")
         if domain.min_run:
-            runs.append(rf"(?<![\p{{L}}\p{{M}}\p{{N}}])[{letters}]{{{domain.min_run},}}+(?![\p{{L}}\p{{M}}\p{{N}}])")
+            run = rf"(?P<{domain.modality}>[{letters}]{{{domain.min_run},}}+)"
+            runs.append(rf"(?<![\p{{L}}\p{{M}}\p{{N}}]){run}(?![\p{{L}}\p{{M}}\p{{N}}])")
     return regex.compile("|".join([*tags, *runs]) or r"(?!)")
 
 
@@ -88,10 +91,24 @@ def _changed(base: Tokenizer, merged: Tokenizer, lines: list[str]) -> list[str]:
     ]
 
 
+def cut_sequences(text: str, sequences: regex.Pattern[str], domains: Sequence[Domain]) -> tuple[list[str], list[str]]:
+    """The sequences of a text as decode gives them back (in upper case where the domain reads both cases), and the text around them."""
+    folds = {domain.modality for domain in domains if domain.folds_case}
+    inside, around, at = [], [], 0
+    for match in sequences.finditer(text):
+        inside.append(match.group().upper() if match.lastgroup in folds else match.group())
+        around.append(text[at : match.start()])
+        at = match.end()
+    return inside, [*around, text[at:]]
+
+
 def prove_domain(
     domain: Domain, tokenizer: Tokenizer, merged_json: dict[str, Any], id_map: dict[int, int], sequences: list[str]
 ) -> dict[str, Any]:
-    """Every sequence gets the domain tokenizer's tokens, bare, in prose, between tags and by the fast path, and decodes to itself."""
+    """Every sequence gets the domain tokenizer's tokens, bare, in prose, between tags and by the fast path, and decodes to itself.
+
+    One of them, shortened to what would be text without tags, is tried between tags too.
+    """
     merged = Tokenizer.from_str(canonical_json(merged_json))
     wanted = [[id_map[i] for i in e.ids] for e in tokenizer.encode_batch(sequences, add_special_tokens=False)]
     fast = sequence_encoder(merged_json, domain).encode(sequences)
@@ -103,6 +120,8 @@ def prove_domain(
         ways["in prose"] = [f"the TATA box of {sequence}, and so on" for sequence in sequences]
     if domain.tags:
         ways["between tags"] = [f"of <{domain.modality}>{sequence}</{domain.modality}>." for sequence in sequences]
+    if domain.tags and domain.case == "any" and domain.folds_case:
+        ways["between tags in lower case"] = [text.lower() for text in ways["between tags"]]
     changed = 0
     for way, texts in ways.items():
         for sequence, want, found in zip(sequences, wanted, merged.encode_batch(texts, add_special_tokens=False), strict=True):
@@ -115,6 +134,11 @@ def prove_domain(
             _guarantee(
                 changed == 0, f"the {domain.modality} sequence {sequence[:40]}… gets other tokens {way} than from the domain tokenizer"
             )
+    if domain.tags and sequences:
+        short = sequences[0][:_SHORT]
+        want = [id_map[i] for i in tokenizer.encode(short, add_special_tokens=False).ids]
+        found = merged.encode(tagged := f"of <{domain.modality}>{short}</{domain.modality}>.", add_special_tokens=False)
+        _guarantee([i for i in found.ids if i in domain.ids] == want, f"{tagged!r} is not read as a sequence between tags: {found.tokens}")
     failures = sum(merged.decode(ids) != sequence for ids, sequence in zip(wanted, sequences, strict=True))
     _guarantee(failures == 0, f"{failures} of {len(sequences)} {domain.modality} sequences do not decode to themselves")
     return {
@@ -149,25 +173,45 @@ def prove_reachable(domain: Domain, merged: Tokenizer) -> dict[str, Any]:
 
 
 def prove_random_strings(
-    base: Tokenizer, merged: Tokenizer, vocabulary: DomainVocabulary, number: int, rng: np.random.Generator
+    base: Tokenizer,
+    merged: Tokenizer,
+    vocabulary: DomainVocabulary,
+    number: int,
+    rng: np.random.Generator,
+    pieces: Mapping[int, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Random strings: those without sequences are encoded and decoded as by the base; of the others, no letter is lost."""
+    """Random strings: those without sequences are encoded and decoded as by the base; of the others, no letter is lost.
+
+    pieces: new id -> ids of base tokens, of the words that were continued: with their ids replaced by these, a string has the base's ids
+    (of a base whose new words may cut others anew, None: it is only decoded as by the base).
+    """
     sequences = sequence_pattern(vocabulary.isolated)
     failures: list[str] = []
     with_sequences = 0
+    continued = len(vocabulary.isolated) < len(vocabulary.domains)
     for batch in _batches(list(random_strings(vocabulary, number, rng)), "encoding random strings"):
-        failures += _changed(base, merged, [text for text in batch if not sequences.search(text)])
+        bare = [text for text in batch if not sequences.search(text)]
+        failures += _changed_words(base, merged, bare, pieces) if continued else _changed(base, merged, bare)
         holding = [text for text in batch if sequences.search(text)]
         with_sequences += len(holding)
         for text, found in zip(holding, merged.encode_batch(holding, add_special_tokens=False), strict=True):
             decoded = merged.decode(found.ids)
+            inside, parts = cut_sequences(text, sequences, vocabulary.isolated)
             # what the base itself loses (case, white space, unknown letters) is not the merge's loss
-            around = [base.decode(base.encode(part, add_special_tokens=False).ids) for part in sequences.split(text)]
-            inside = sequences.findall(text)
+            around = [base.decode(base.encode(part, add_special_tokens=False).ids) for part in parts]
             if any(part not in decoded for part in inside) or any(_bare(part) not in _bare(decoded) for part in around):
                 failures.append(text)
     _guarantee(not failures, f"{len(failures)} of {number} random strings do not come back, for example {failures[:1]}")
     return {"random_strings": number, "random_strings_with_sequences": with_sequences, "random_strings_failed": len(failures)}
+
+
+def _changed_words(base: Tokenizer, merged: Tokenizer, lines: list[str], pieces: Mapping[int, Sequence[int]] | None) -> list[str]:
+    before, after = base.encode_batch(lines), merged.encode_batch(lines)
+    return [
+        line
+        for line, old, new in zip(lines, before, after, strict=True)
+        if base.decode(old.ids) != merged.decode(new.ids) or (pieces is not None and expand_ids(new.ids, pieces) != old.ids)
+    ]
 
 
 def random_strings(vocabulary: DomainVocabulary, number: int, rng: np.random.Generator) -> Iterator[str]:
@@ -187,6 +231,8 @@ def random_strings(vocabulary: DomainVocabulary, number: int, rng: np.random.Gen
             return "".join(chr(code) for code in codes if unicodedata.category(chr(code)) not in ("Cn", "Cs") and chr(code) not in private)
         domain = vocabulary.isolated[rng.integers(len(vocabulary.isolated))]
         residues = "".join(rng.choice(list(domain.units), size=rng.integers(1, 60)))
+        if domain.case == "any" and domain.folds_case and rng.integers(2):
+            residues = residues.lower()
         return residues if kind == 6 and domain.min_run else f"<{domain.modality}>{residues}</{domain.modality}>"
 
     for _ in range(number):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from biollm.core.resources import resolve_folder
 from biollm.core.seeding import generator
 from biollm.merge import proof
 from biollm.merge.config import Config, ContinueConfig, IsolateConfig
-from biollm.merge.continuation import continue_tokenizer, prove_continuation
-from biollm.merge.isolate import Recognition, add_domain, next_id
+from biollm.merge.continuation import pieces_of_new_tokens
+from biollm.merge.continuation_proof import continue_unchanged
+from biollm.merge.isolate import Recognition, add_domain
+from biollm.merge.settings import SETTINGS, merged_settings, prove_transformers_opens
+from biollm.merge.tokenizer_file import next_id
 from biollm.modeling.base import normal_folder
 from biollm.modeling.corpus import read_records
 from biollm.modeling.domain import DomainTokenizer
@@ -40,12 +44,13 @@ class State:
 
 
 @dataclass(frozen=True)
-class PlainText:
-    """The text that proves that nothing else changed."""
+class Sequences:
+    """A domain of sequences that was merged, with what proves it."""
 
-    lines: list[str]
-    random_strings: int
-    seed: int
+    domain: Domain
+    tokenizer: Tokenizer
+    id_map: dict[int, int]
+    held_out: list[str]
 
 
 def run(job: Job[Config]) -> dict[str, Any]:
@@ -53,43 +58,84 @@ def run(job: Job[Config]) -> dict[str, Any]:
     base_folder, notes = normal_folder(job.base_folder())
     before = read_json(_tokenizer_file(base_folder))
     base = _open_base(base_folder)
-    plain = PlainText(
-        proof.sample_lines([proof.read_lines(job.files(name)) for name in config.plain_text], config.plain_lines),
-        config.random_strings,
-        job.seed,
-    )
-    state, id_maps, domains = base, {}, []
+    settings, left_out = merged_settings(base_folder, base.tokenizer)
+    notes += left_out
+    switched_off = {key: before.get(key) is not None for key in ("truncation", "padding")}
+    for note in [*notes, *(f"{key} is on in its tokenizer.json, and is switched off" for key, on in switched_off.items() if on)]:
+        say(f"merge: the base: {note}")
+    plain = _plain_lines(job)
+    state, proofs, domains = base, [], []
     for section in config.domains:
         if isinstance(section, IsolateConfig):
-            state, id_map, facts = _isolate(job, section, state, base.tokenizer, plain)
-            id_maps[facts["name"]] = {str(domain_id): merged_id for domain_id, merged_id in id_map.items()}
+            state, sequences, facts = _isolate(job, section, state, base.tokenizer, plain)
+            proofs.append(sequences)
         else:
             state, facts = _continue(job, section, state, plain)
-        say(f"merge: {facts['name']}: {facts['new_tokens']} new tokens")
+        say(f"merge: {facts['name']}: {_in_words(facts)}")
         domains.append(facts)
-    _write(job.out, base_folder, state, id_maps)
-
+    _write(job.out, base_folder, state, settings, proofs)
     merged = load_tokenizer(job.out)  # what is proved is what was written
     added = set(merged.get_added_tokens_decoder()) - set(base.tokenizer.get_added_tokens_decoder())
     if added:
         raise DataError(f"merge: {len(added)} new tokens stand in added_tokens; please report the base tokenizer")
-    _prove_transformers_opens(job.out, merged, [*plain.lines[:200], *(e["text"] for facts in domains for e in facts["examples"])])
+    shown = [example["text"] for facts in domains for example in facts["examples"]]
+    prove_transformers_opens(job.out, merged, base_folder, base.tokenizer, [*plain[:200], *shown])
     return {
         "base_vocab_size": base.tokenizer.get_vocab_size(),
         "merged_vocab_size": merged.get_vocab_size(),
         "new_tokens": merged.get_vocab_size() - base.tokenizer.get_vocab_size(),
-        "truncation_switched_off": before.get("truncation") is not None,
-        "padding_switched_off": before.get("padding") is not None,
+        "truncation_switched_off": switched_off["truncation"],
+        "padding_switched_off": switched_off["padding"],
         "base_notes": notes,
         **proof.prove_base_ids(base.tokenizer, merged),
-        "domains": domains,
+        "domains": _prove_together(job, base, state, merged, proofs, domains),
     }
 
 
+def _plain_lines(job: Job[Config]) -> list[str]:
+    """The text that proves that nothing else changed. Raises DataError if there is none."""
+    config = job.config
+    lines = proof.sample_lines([proof.read_lines(job.files(name)) for name in config.plain_text], config.plain_lines)
+    if not lines:
+        raise DataError(
+            f"merge.plain_text: {', '.join(config.plain_text)} hold no line of text, so nothing can be proved; name other files"
+        )
+    if len(lines) < config.plain_lines:
+        say(f"merge: proved on {len(lines):,} plain lines; merge.plain_lines asks for {config.plain_lines:,}, but plain_text holds no more")
+    return lines
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    """One line on a domain for the user."""
+    asked = facts.get("text_requested_tokens", facts["new_tokens"])
+    said = f"{facts['new_tokens']} new tokens"
+    if asked != facts["new_tokens"]:
+        said = f"{facts['new_tokens']} of the {asked} new tokens asked for; the text holds no more"
+    if facts["strategy"] == "continue":
+        said += f"; {facts['lines_changed']:,} of {facts['lines']:,} plain lines hold them, {facts['violations']:,} are cut anew"
+        if facts["barred_pieces"]:
+            said += f" ({facts['barred_pieces']} pieces that would have cut some anew were left out)"
+    return said
+
+
+def _prove_together(
+    job: Job[Config], base: State, state: State, merged: Tokenizer, proofs: Sequence[Sequences], domains: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """All domains and random strings on the tokenizer as it was written: a later domain must leave the earlier ones as they were."""
+    written = read_json(job.out / TOKENIZER)
+    proved = {one.domain.first_id: proof.prove_domain(one.domain, one.tokenizer, written, one.id_map, one.held_out) for one in proofs}
+    words = {i for domain in state.vocabulary.domains if domain.strategy == "continue" for i in domain.ids}
+    as_base = written["model"]["type"] == "BPE"  # new words of other bases may cut text anew
+    pieces = pieces_of_new_tokens(base.json, state.json, words) if as_base else None
+    rng = generator(job.seed, "merge", "random strings")
+    strings = proof.prove_random_strings(base.tokenizer, merged, state.vocabulary, job.config.random_strings, rng, pieces)
+    return [facts | proved.get(facts["first_id"], {}) | strings for facts in domains]
+
+
 def _isolate(
-    job: Job[Config], section: IsolateConfig, state: State, base: Tokenizer, plain: PlainText
-) -> tuple[State, dict[int, int], dict[str, Any]]:
-    """One domain of sequences more: the merged tokenizer, the map of ids, and what was proved."""
+    job: Job[Config], section: IsolateConfig, state: State, base: Tokenizer, plain: list[str]
+) -> tuple[State, Sequences, dict[str, Any]]:
+    """One domain of sequences more: the merged tokenizer, what proves it, and what was proved so far."""
     folder = resolve_folder(section.tokenizer, job.recipe_folder) if section.tokenizer else job.input("tokenizer")
     domain = DomainTokenizer.load(folder)
     modality = domain.spec.modality
@@ -105,6 +151,8 @@ def _isolate(
     runs = section.runs if section.runs is not None else modality in ("dna", "rna")
     if not runs and not section.tags:
         raise ConfigError(f"merge: runs and tags are both off, so no text could hold a {modality} sequence; switch one on")
+    if section.tags:
+        _check_tags(base, modality)
     merged_json, vocabulary, id_map = add_domain(
         state.json,
         state.vocabulary,
@@ -120,23 +168,39 @@ def _isolate(
     sequences = _held_out(job, section, domain)
     facts = {
         **_describe(added),
-        **proof.prove_plain_text(state.tokenizer, merged.tokenizer, vocabulary, plain.lines),
-        **proof.prove_domain(added, domain.tokenizer, merged.json, id_map, sequences),
+        **_learnt(folder),
+        **proof.prove_plain_text(state.tokenizer, merged.tokenizer, vocabulary, plain),
         **proof.prove_reachable(added, merged.tokenizer),
-        **proof.prove_random_strings(
-            state.tokenizer, merged.tokenizer, vocabulary, plain.random_strings, generator(plain.seed, "merge", modality)
-        ),
         **proof.describe_base(base, sequences),
         "examples": proof.examples(base, merged.tokenizer, added, [_shown(added, sequence) for sequence in sequences]),
     }
-    return merged, id_map, facts
+    return merged, Sequences(added, domain.tokenizer, id_map, sequences), facts
 
 
-def _continue(job: Job[Config], section: ContinueConfig, state: State, plain: PlainText) -> tuple[State, dict[str, Any]]:
+def _check_tags(base: Tokenizer, modality: str) -> None:
+    """Raise ConfigError if the base has a tag as a token of its own: it would be cut out before the rules for tags see the text."""
+    tags = (f"<{modality}>", f"</{modality}>")
+    added = [token.content for token in base.get_added_tokens_decoder().values() if not token.normalized]
+    own = [token for token in added if any(token in tag for tag in tags)]
+    if own:
+        raise ConfigError(
+            f"merge: the base tokenizer has {own[0]!r} as an added token, which is cut out of a text before sequences between "
+            f"{tags[0]} and {tags[1]} are looked for; set tags: false for this domain, or remove the token from the base's tokenizer.json"
+        )
+
+
+def _learnt(folder: Path) -> dict[str, Any]:
+    """What a domain tokenizer's manifest says of its training, if it has one."""
+    manifest = folder / "manifest.json"
+    facts = read_json(manifest).get("facts", {}) if manifest.is_file() else {}
+    return {"learnt_tokens": facts.get("vocab_size"), "unused_in_training": facts.get("tokens_unused_in_train")}
+
+
+def _continue(job: Job[Config], section: ContinueConfig, state: State, plain: list[str]) -> tuple[State, dict[str, Any]]:
     """One domain of words more: the merged tokenizer, and what was proved."""
     text = proof.read_lines(file for name in section.text for file in job.files(name))
     sealed = [i for other in state.vocabulary.isolated for i in other.ids]  # a sequence in the text keeps its tokens
-    continued = continue_tokenizer(state.json, text, section.new_tokens, section.min_count, sealed=sealed)
+    continued, proved = continue_unchanged(state.json, text, section.new_tokens, section.min_count, plain, sealed=sealed)
     domain = Domain(
         name=section.name,
         strategy="continue",
@@ -155,7 +219,7 @@ def _continue(job: Job[Config], section: ContinueConfig, state: State, plain: Pl
     facts = {
         **_describe(domain),
         **{f"text_{key}": value for key, value in continued.facts.items()},
-        **prove_continuation(state.json, continued.merged, plain.lines),
+        **proved,
         "examples": proof.examples(before, after, domain, proof.sample_lines([changed], 10)),
     }
     return merged, facts
@@ -190,31 +254,12 @@ def _tokenizer_file(folder: Path) -> Path:
     return folder / TOKENIZER
 
 
-def _write(out: Path, base_folder: Path, state: State, id_maps: dict[str, dict[str, int]]) -> None:
+def _write(out: Path, base_folder: Path, state: State, settings: dict[str, Any], proofs: Sequence[Sequences]) -> None:
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file() and name not in (TOKENIZER, SIDECAR):
             shutil.copyfile(base_folder / name, out / name)
     shutil.copyfile(base_folder / TOKENIZER, out / "base_tokenizer.json")
     state.tokenizer.save(str(out / TOKENIZER))
-    write_json(out / "tokenizer_config.json", _tokenizer_config(base_folder))
-    write_json(out / "id_map.json", id_maps)
+    write_json(out / SETTINGS, settings)
+    write_json(out / "id_map.json", {one.domain.name: {str(old): new for old, new in one.id_map.items()} for one in proofs})
     state.vocabulary.save(out)
-
-
-def _tokenizer_config(base_folder: Path) -> dict[str, Any]:
-    """The base's settings, but read from tokenizer.json as it stands: a class such as BertTokenizer would build its own
-    normaliser from the vocabulary, and drop ours in silence."""
-    path = base_folder / "tokenizer_config.json"
-    config: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return config | {"tokenizer_class": "PreTrainedTokenizerFast"}
-
-
-def _prove_transformers_opens(folder: Path, merged: Tokenizer, texts: list[str]) -> None:
-    import transformers
-    from transformers import AutoTokenizer
-
-    transformers.utils.logging.set_verbosity_error()  # it would warn that a text is longer than the model reads
-    stock = AutoTokenizer.from_pretrained(str(folder))
-    for text in texts:
-        if stock(text)["input_ids"] != merged.encode(text).ids:
-            raise DataError(f"merge: AutoTokenizer reads the merged tokenizer otherwise than tokenizers does, for example {text[:60]!r}")

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from biollm.core.errors import DataError
 from biollm.core.files import read_json
-from biollm.modeling.fastpath import ForeignLetterError, SequenceEncoder, tables_from_merged
+from biollm.modeling.atom_pieces import AtomPieceEncoder, reads_atom_pieces
+from biollm.modeling.fastpath import ForeignLetterError, SequenceEncoder
+from biollm.modeling.sequence_tables import tables_from_merged
 from biollm.modeling.vocabulary import TOKENIZER, Domain, DomainVocabulary, load_tokenizer
 
 IntArray = NDArray[np.int64]
@@ -102,10 +104,12 @@ class Encoder:
 
     def _declared_end(self) -> int | None:
         """The end-of-text token that the tokenizer's settings declare."""
-        settings = self._folder / "tokenizer_config.json"
-        declared = read_json(settings).get("eos_token") if settings.is_file() else None
-        token = declared.get("content") if isinstance(declared, dict) else declared
-        return self.tokenizer.token_to_id(token) if token else None
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            settings = self._folder / name
+            declared = read_json(settings).get("eos_token") if settings.is_file() else None
+            if token := declared.get("content") if isinstance(declared, dict) else declared:
+                return self.tokenizer.token_to_id(token)
+        return None
 
     def _id_of(self, *names: str) -> int | None:
         found = (self.tokenizer.token_to_id(name) for name in names)
@@ -115,6 +119,8 @@ class Encoder:
 def sequence_encoder(merged: dict[str, Any], domain: Domain) -> SequenceEncoder:
     """The fast path for the sequences of one domain of a merged tokenizer.json: the ids of the stock tokenizer, many times as fast."""
     tables = tables_from_merged(merged, domain.model_units, domain.ids, piece_residues=domain.piece_residues)
+    if domain.piece_residues is not None and reads_atom_pieces(merged, domain):
+        return AtomPieceEncoder(tables, domain.piece_residues)
     return SequenceEncoder(tables, fold_case=domain.folds_case)
 
 

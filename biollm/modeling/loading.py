@@ -14,9 +14,11 @@ from biollm.core.errors import ConfigError
 from biollm.core.files import read_json
 from biollm.core.progress import quiet_libraries
 from biollm.core.resources import model_folder
-from biollm.modeling.adapters import apply_stored_quantisation, attach_adapter, find_base, is_adapter, read_base, steady_four_bit
+from biollm.modeling.adapters import attach_adapter, find_base, is_adapter, read_base
 from biollm.modeling.documents import position_offset
 from biollm.modeling.fusion import FusedModel, attach_fusion, save_fusion
+from biollm.modeling.quantisation import apply_stored_quantisation, steady_four_bit
+from biollm.modeling.shards import FORMATS, loader_names, read_header
 from biollm.modeling.vocabulary import TOKENIZER_FILES
 
 
@@ -55,7 +57,10 @@ def _load_adapted(folder: Path, kind: str, base: Path | None, options: dict[str,
 
 
 def load_stock(folder: Path, kind: str, **options: Any) -> nn.Module:
-    """The transformers model of a folder, in float32, without our sidecars."""
+    """The transformers model of a folder, in float32, without our sidecars. Heads and poolers that the folder has not are new.
+
+    Raises ConfigError if the folder is no loadable one, or lacks weights that it must have: transformers would draw them at random.
+    """
     import torch
     import transformers
 
@@ -69,12 +74,44 @@ def load_stock(folder: Path, kind: str, **options: Any) -> nn.Module:
             f"{folder}: holds no .safetensors weights (pickled .bin files are never read); save the model with save_pretrained"
         )
     try:
-        loaded: nn.Module = getattr(transformers, kind).from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
+        loaded: nn.Module
+        loaded, report = getattr(transformers, kind).from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder}: transformers cannot load it as {kind}: {(str(error).splitlines() or ['?'])[0]}") from error
+    _check_whole(folder, loaded, sorted(report["missing_keys"]))
     return loaded
+
+
+def _check_whole(folder: Path, model: Any, missing: list[str]) -> None:
+    """Raise ConfigError if a missing tensor is one of the class that config.json names (without one: of the model below the head)."""
+    import torch
+    import transformers
+
+    if not missing:
+        return
+    name = next(iter(model.config.architectures or []), "")
+    saved_class = getattr(transformers, name, None) or type(model.base_model)
+    with torch.device("meta"):
+        saved = model if saved_class is type(model) else saved_class(model.config)
+    prefix = f"{model.base_model_prefix}."
+    required = {key.removeprefix(prefix) for key in saved.state_dict()}
+    lacking = [key for key in missing if key.removeprefix(prefix) in required and "pooler" not in key.split(".")]
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+        where = f"{index.name} names no file for them" if index is not None else "no .safetensors file holds them"
+        raise ConfigError(
+            f"{folder}: its weights lack {', '.join(lacking[:3])}{more} of a {saved_class.__name__}: {where}, "
+            "and transformers would draw them at random; fetch or save the model again"
+        )
 
 
 def save_model(model: FusedModel, out: Path, tokenizer_folder: Path) -> None:
@@ -82,6 +119,27 @@ def save_model(model: FusedModel, out: Path, tokenizer_folder: Path) -> None:
     model.stock.save_pretrained(str(out))  # type: ignore[operator]
     copy_tokenizer(tokenizer_folder, out)
     save_fusion(out, model)
+
+
+def store_as_in(stock: nn.Module, folder: Path) -> None:
+    """Bring the parameters into the number formats of a folder's weights (those that it lacks: into that of the embeddings).
+
+    Raises ConfigError naming a parameter whose values are not finite in that format.
+    """
+    import torch
+
+    stored = {tensor.key: tensor.dtype for file in sorted(folder.glob("*.safetensors")) for tensor in read_header(file).tensors}
+    rename = loader_names(stock)
+    formats = {rename(key): FORMATS[dtype] for key, dtype in stored.items() if dtype in ("F32", "F16", "BF16")}
+    table = stock.get_input_embeddings().weight  # type: ignore[operator]
+    names = {id(parameter): name for name, parameter in stock.named_parameters(remove_duplicate=False) if name in formats}
+    usual = formats.get(names.get(id(table), ""), torch.float32)
+    for name, parameter in stock.named_parameters():
+        wanted = formats.get(names.get(id(parameter), ""), usual)
+        finite = bool(torch.isfinite(parameter.data).all())
+        parameter.data = parameter.data.to(wanted)
+        if finite and not torch.isfinite(parameter.data).all():
+            raise ConfigError(f"{name}: new values are not finite in {str(wanted).removeprefix('torch.')}; choose another initialiser")
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

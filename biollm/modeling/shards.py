@@ -48,7 +48,7 @@ Which = Literal["input", "output"]
 WEIGHTS, INDEX, CONFIG, GENERATION = "model.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"
 _CHUNK_BYTES = 1 << 24
 _HEADER_LIMIT = 100_000_000  # that of the format
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FORMATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
          "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8, "F4": 4, "C64": 64}  # fmt: skip
 # Not taken to the new folder: the old vocabulary, weights in other formats, what our own stages write beside a model.
@@ -78,7 +78,7 @@ class Stored:
         with self.file.open("rb") as file:
             file.seek(self.begin + first * self.row_bytes)
             data = bytearray(file.read((last - first) * self.row_bytes))
-        return torch.frombuffer(data, dtype=_DTYPES[self.dtype]).float().numpy().reshape(last - first, *self.shape[1:])
+        return torch.frombuffer(data, dtype=FORMATS[self.dtype]).float().numpy().reshape(last - first, *self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             raise ConfigError(
                 f"{tensor.file}: {key} has {tensor.shape[0]} rows, but config.json's vocab_size is {rows}; fetch the model again"
             )
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in FORMATS:
             raise ConfigError(
-                f"{tensor.file}: {key} is stored as {tensor.dtype}; expected one of {', '.join(_DTYPES)}: use the unquantised model"
+                f"{tensor.file}: {key} is stored as {tensor.dtype}; expected one of {', '.join(FORMATS)}: use the unquantised model"
             )
     return Checkpoint(folder, raw, config, index, shards, tables, rows)
 
@@ -314,7 +314,7 @@ def _stored_tables(folder: Path, stored: dict[str, Stored], classes: list[Any], 
     unknown = dict(stored)
     for model_class in classes:
         architecture = describe_architecture(model_class, config)
-        parameters, rename = architecture.model.state_dict(), _loader_names(architecture.model)
+        parameters, rename = architecture.model.state_dict(), loader_names(architecture.model)
         for key, tensor in stored.items():
             name = rename(key)
             if name in architecture.tables:
@@ -322,7 +322,9 @@ def _stored_tables(folder: Path, stored: dict[str, Stored], classes: list[Any], 
             if name in parameters:
                 unknown.pop(key, None)
     if not any(role != "bias" for _, role in found.values()):
-        raise ConfigError(f"{folder}: its weights hold none of the embedding tables of {classes[0].__name__} ")
+        place = folder / INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else folder
+        what = "names a file for" if place.name == INDEX else "its weights hold"
+        raise ConfigError(f"{place}: {what} none of the embedding tables of {classes[0].__name__}; fetch or save the model again")
     rows = config.get_text_config().vocab_size
     for key, tensor in unknown.items():
         if tensor.shape[:1] == (rows,):
@@ -333,7 +335,7 @@ def _stored_tables(folder: Path, stored: dict[str, Stored], classes: list[Any], 
     return found
 
 
-def _loader_names(model: torch.nn.Module) -> Callable[[str], str]:
+def loader_names(model: torch.nn.Module) -> Callable[[str], str]:
     """From the name of a stored tensor to that of the parameter that transformers loads it into."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -349,7 +351,7 @@ def _tail(
     stored: Stored, role: Role, growth: Growth, new_rows: NDArray[np.float32], new_output_rows: NDArray[np.float32] | None
 ) -> torch.Tensor:
     given = new_output_rows if role == "output" and new_output_rows is not None else new_rows
-    return tail_rows(role, stored.read_rows, growth, torch.from_numpy(np.ascontiguousarray(given)), stored.key, _DTYPES[stored.dtype])
+    return tail_rows(role, stored.read_rows, growth, torch.from_numpy(np.ascontiguousarray(given)), stored.key, FORMATS[stored.dtype])
 
 
 def _grown_config(base: Checkpoint, growth: Growth) -> dict[str, Any]:

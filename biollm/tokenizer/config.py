@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality
 from biollm.core.recipe import Section
 from biollm.modeling.domain import Kind
+from biollm.modeling.sequence_tables import MOST_BPE_TOKENS
 
 _BYTES = 256
 _OF_FILES: Modality = "dna"
@@ -18,9 +19,13 @@ class Config(Section):
     """The domain tokenizer, trained on the train split of the corpus or on files of its own."""
 
     kind: Kind | None = Field(
-        default=None, description="the model; default: that of the base tokenizer (it must be that one for a merge with strategy isolate)"
+        default=None,
+        description="the model; default: that of the base tokenizer (it must be that one for a merge with strategy isolate). For SMILES "
+        "bpe, wordpiece and unigram cut through no atom that they were trained on; char makes a token of each letter, of Cl two",
     )
-    vocab_size: int = Field(default=1024, ge=4, description="number of tokens, all included; kmer and char have the number they have")
+    vocab_size: int = Field(
+        default=1024, ge=4, description="number of tokens, all included (bpe: at most 32,768); kmer and char have the number they have"
+    )
     piece_residues: int = Field(
         default=50,
         ge=8,
@@ -63,10 +68,16 @@ class Config(Section):
 
     def _misfit(self, modality: Modality) -> str | None:
         """What does not fit a modality, if anything does not."""
+        if self.kind == "kmer" and modality == "smiles":
+            return (
+                "kind is kmer, but k-mers cut through the atoms of SMILES (Cl, [nH]); choose bpe, wordpiece or unigram, or char for letters"
+            )
         if self.kind == "kmer" and modality == "text":
             return "kind is kmer, but text has no k-mers; choose bpe, wordpiece, unigram or char"
         if self.reverse_complement and modality not in DOUBLE_STRANDED:
             return f"reverse_complement is true, but {modality} has no second strand; remove it"
+        if self.kind is not None and (much := above_fast_path(self.kind, modality, self.vocab_size)):
+            return much
         if self.kind in ("bpe", "wordpiece", "unigram") and self.vocab_size < (least := least_vocab_size(self.kind, modality)):
             return below_alphabet(self.kind, modality, self.vocab_size, least)
         return None
@@ -101,6 +112,15 @@ def least_vocab_size(kind: Kind, modality: Modality) -> int:
     """The number of tokens without which some residue would have none."""
     residues = len(ALPHABETS[modality].residues) or _BYTES
     return 2 * residues + 1 if kind == "wordpiece" else residues
+
+
+def above_fast_path(kind: Kind, modality: Modality, vocab_size: int) -> str | None:
+    """Why a BPE is too large for the fast path that reads its sequences, or None. (Words are no sequences.)"""
+    if kind != "bpe" or modality == "text" or vocab_size <= MOST_BPE_TOKENS:
+        return None
+    return (
+        f"tokenizer.vocab_size is {vocab_size}, but sequences are encoded with BPE tokenizers of at most {MOST_BPE_TOKENS} tokens; lower it"
+    )
 
 
 def below_alphabet(kind: Kind, modality: Modality, vocab_size: int, least: int) -> str:

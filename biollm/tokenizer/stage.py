@@ -16,9 +16,9 @@ from biollm.modeling.domain import DomainSpec, DomainTokenizer, Kind, case_of, p
 from biollm.modeling.sequence_files import read_sequences
 from biollm.modeling.vocabulary import TOKENIZER, load_tokenizer
 from biollm.tokenizer import corpus as corpora
-from biollm.tokenizer.config import Config, below_alphabet, least_vocab_size
+from biollm.tokenizer.config import Config, above_fast_path, below_alphabet, least_vocab_size
 from biollm.tokenizer.corpus import Corpus
-from biollm.tokenizer.smiles import spell_in_characters, train_atom_bpe
+from biollm.tokenizer.smiles import spell_in_characters, train_atom_bpe, train_atom_unigram, train_atom_wordpiece
 from biollm.tokenizer.train import (
     build_chars,
     build_kmers,
@@ -43,6 +43,8 @@ def run(job: Job[Config]) -> dict[str, Any]:
     kind = config.kind or _kind_of_base(job)
     if kind in ("bpe", "wordpiece", "unigram") and config.vocab_size < (least := least_vocab_size(kind, modality)):
         raise ConfigError(below_alphabet(kind, modality, config.vocab_size, least))
+    if much := above_fast_path(kind, modality, config.vocab_size):
+        raise ConfigError(much)
     corpus, source_facts = _from_files(job, modality) if config.files else _from_ingest(job)
     if not corpus.train or not corpus.held_out:
         raise DataError(
@@ -127,6 +129,10 @@ def _train(config: Config, modality: Modality, kind: Kind, sequences: Sequence[s
         observed = "".join(sorted(set().union(*map(set, sequences)) | set(alphabet.unknown)))
         build = build_overlapping_kmers if config.overlapping else build_kmers
         return build(observed, config.kmer, fold_case=fold), observed
+    if modality == "smiles" and kind == "wordpiece":
+        return train_atom_wordpiece(sequences, size, config.piece_residues), alphabet.residues
+    if modality == "smiles" and kind == "unigram":
+        return train_atom_unigram(sequences, size), alphabet.residues
     if kind == "wordpiece":
         return train_wordpiece(words, letters, size, config.piece_residues, fold_case=fold), alphabet.residues
     if kind == "unigram":

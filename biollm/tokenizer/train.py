@@ -28,12 +28,12 @@ def train_bpe(words: Iterable[str], residues: str | None, vocab_size: int, *, fo
         words,
         trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=_MIN_FREQUENCY, initial_alphabet=_letters(residues), show_progress=False),
     )
-    return _dress(Tokenizer(learner.model), residues, fold_case)
+    return dress(Tokenizer(learner.model), residues, fold_case)
 
 
 def build_chars(residues: str | None, *, fold_case: bool = True) -> Tokenizer:
     """One token per residue: a BPE without merges."""
-    return _dress(Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters(residues))}, [])), residues, fold_case)
+    return dress(Tokenizer(models.BPE({letter: i for i, letter in enumerate(_letters(residues))}, [])), residues, fold_case)
 
 
 def train_wordpiece(
@@ -63,7 +63,7 @@ def train_wordpiece(
     )
     learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     vocabulary = {token: number for number, (token, _) in enumerate(learned)}
-    return _dress_wordpiece(vocabulary, residues, piece_residues, fold_case)
+    return dress_wordpiece(vocabulary, residues, piece_residues, fold_case)
 
 
 def build_kmers(residues: str, k: int, *, fold_case: bool = True) -> Tokenizer:
@@ -72,7 +72,7 @@ def build_kmers(residues: str, k: int, *, fold_case: bool = True) -> Tokenizer:
     A WordPiece model in which every piece stands whole. Raises ConfigError if there would be more than 200,000 tokens.
     """
     vocabulary = {token: number for number, token in enumerate([UNKNOWN, *_kmers(residues, k)])}
-    return _dress_wordpiece(vocabulary, residues, k, fold_case)
+    return dress_wordpiece(vocabulary, residues, k, fold_case)
 
 
 def build_overlapping_kmers(residues: str, k: int, *, fold_case: bool = True) -> Tokenizer:
@@ -95,7 +95,7 @@ def train_unigram(words: Iterable[str], residues: str | None, vocab_size: int, *
     if residues is None:
         splitter = _text_words()
         words = (word for text in words for word, _ in splitter.pre_tokenize_str(text))
-    return _dress(Tokenizer(models.Unigram(learn_pieces(words, _letters(residues), vocab_size))), residues, fold_case)
+    return dress(Tokenizer(models.Unigram(learn_pieces(words, _letters(residues), vocab_size))), residues, fold_case)
 
 
 def _kmers(residues: str, k: int) -> list[str]:
@@ -112,7 +112,7 @@ def _letters(residues: str | None) -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet()) if residues is None else list(residues)
 
 
-def _dress(tokenizer: Tokenizer, residues: str | None, fold_case: bool) -> Tokenizer:
+def dress(tokenizer: Tokenizer, residues: str | None, fold_case: bool) -> Tokenizer:
     """The way in and out around a BPE or Unigram model."""
     if residues is None:
         tokenizer.pre_tokenizer, tokenizer.decoder = _text_words(), decoders.ByteLevel()
@@ -122,7 +122,8 @@ def _dress(tokenizer: Tokenizer, residues: str | None, fold_case: bool) -> Token
     return tokenizer
 
 
-def _dress_wordpiece(vocabulary: dict[str, int], residues: str | None, piece: int, fold_case: bool) -> Tokenizer:
+def dress_wordpiece(vocabulary: dict[str, int], residues: str | None, piece: int, fold_case: bool, cut: str | None = None) -> Tokenizer:
+    """The way in and out around a WordPiece model. cut: the pattern of the pieces; None: so many letters."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=PREFIX, max_input_chars_per_word=piece))
     joined = [decoders.WordPiece(prefix=PREFIX, cleanup=False), decoders.Fuse(), decoders.Replace(" ", "")]
     if residues is None:
@@ -130,7 +131,7 @@ def _dress_wordpiece(vocabulary: dict[str, int], residues: str | None, piece: in
         tokenizer.decoder = decoders.Sequence([*joined, decoders.ByteLevel()])
     else:
         tokenizer.normalizer = _upper(residues) if fold_case else None
-        tokenizer.pre_tokenizer = _pieces(piece)
+        tokenizer.pre_tokenizer = _pieces(piece) if cut is None else pre_tokenizers.Split(Regex(cut), behavior="isolated")
         tokenizer.decoder = decoders.Sequence(joined)
     return tokenizer
 

@@ -179,6 +179,62 @@ def test_editing_the_shards_gives_the_bits_of_the_in_memory_way(expand: Callable
         assert (ways[0].folder / name).read_bytes() == (ways[1].folder / name).read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_a_base_of_half_precision_keeps_it_and_both_ways_are_equal(
+    expand: Callable[..., Artifact], recipe_over: Callable[[str], Path], model: str, dtype: torch.dtype
+) -> None:
+    """Rows are worked out in float32 from the base's rows, and rounded once."""
+    from safetensors.torch import load_file
+
+    folder = recipe_over(model).parent
+    half = folder / f"half_{str(dtype).removeprefix('torch.')}"
+    if not half.exists():
+        shutil.copytree(folder / "base", half)
+        opened(folder / "base", model).to(dtype).save_pretrained(str(half))
+    change = f"base.model={half.name}"
+    run = Run.load(folder / "recipe.yaml", [change], out=folder / f"{half.name}_results")
+    if not (folder / f"{half.name}_results" / "ingest").exists():
+        shutil.copytree(folder / "results" / "ingest", folder / f"{half.name}_results" / "ingest")
+    for stage in ("ingest", "tokenizer", "merge"):
+        run.run_stage(BY_NAME[stage])
+    ways = []
+    for way in ("false", "true"):
+        run = Run.load(
+            folder / "recipe.yaml",
+            [change, "expand.pad_to_multiple=16", f"expand.in_place_shards={way}"],
+            out=folder / f"{half.name}_results",
+        )
+        run.run_stage(BY_NAME["expand"])
+        ways.append(load_file(run.results / "expand" / "model.safetensors"))
+    assert {tensor.dtype for tensor in ways[0].values()} == {dtype}
+    assert ways[0].keys() == ways[1].keys()
+    assert [name for name in ways[0] if not torch.equal(ways[0][name], ways[1][name])] == []
+
+
+def test_a_base_whose_index_names_no_embeddings_is_refused_in_both_ways(recipe_over: Callable[[str], Path]) -> None:
+    folder = recipe_over("llama").parent
+    opened(folder / "base", "llama").save_pretrained(str(folder / "gone"), max_shard_size="100KB")
+    shutil.copyfile(folder / "base" / "tokenizer.json", folder / "gone" / "tokenizer.json")
+    index = folder / "gone" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        file = content["weight_map"][key]
+        content["weight_map"] = {key: name for key, name in content["weight_map"].items() if name != file}
+    index.write_text(json.dumps(content))
+    shutil.copytree(folder / "results" / "ingest", folder / "gone_results" / "ingest")
+    run = Run.load(folder / "recipe.yaml", ["base.model=gone"], out=folder / "gone_results")
+    for stage in ("ingest", "tokenizer", "merge"):
+        run.run_stage(BY_NAME[stage])
+    with pytest.raises(
+        ConfigError, match=r"gone: its weights lack .*model\.embed_tokens\.weight of a LlamaForCausalLM: model.safetensors.index"
+    ):
+        run.run_stage(BY_NAME["expand"])
+    run = Run.load(folder / "recipe.yaml", ["base.model=gone", "expand.in_place_shards=true"], out=folder / "gone_results")
+    with pytest.raises(ConfigError, match=r"index\.json: names a file for none of the embedding tables of LlamaForCausalLM"):
+        run.run_stage(BY_NAME["expand"])
+
+
 def test_a_base_in_several_shards_is_edited_in_place(
     expand: Callable[..., Artifact], recipe_over: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -228,7 +284,12 @@ def test_the_comparison_starts_from_what_the_stage_itself_measures(expand: Calla
 
 
 def test_a_base_that_cannot_read_the_sequences_has_no_row_of_its_own(
-    tmp_path: Path, tiny_recipe: TinyRecipe, make_bert_base: Callable[..., Path], tiny_results: Path, bert_base: Path
+    tmp_path: Path,
+    tiny_recipe: TinyRecipe,
+    make_bert_base: Callable[..., Path],
+    tiny_results: Path,
+    bert_base: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     known = sorted(load_tokenizer(bert_base).get_vocab().items(), key=lambda item: item[1])
     make_bert_base(tmp_path / "base", vocabulary=[token for token, _ in known if token not in ("t", "##t", "##tion", "tag", "##gat")])
@@ -242,6 +303,7 @@ def test_a_base_that_cannot_read_the_sequences_has_no_row_of_its_own(
     assert list(facts["held_out_loss_nats"]) == ["mean"]
     first = facts["comparison"]["rows"][0]
     assert first == {"init": "no new tokens", "step0": None, "after": None, "why": "the base reads the sequences as unknown tokens"}
+    assert "expand: no new tokens  no loss, as the base reads the sequences as unknown tokens" in capsys.readouterr().err
     assert open_artifact(run.results / "merge").facts["domains"][0]["unknown_share_before"] > 0
 
 

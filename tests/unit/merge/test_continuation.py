@@ -20,10 +20,10 @@ from biollm.merge.continuation import (
     check_continuable,
     continue_tokenizer,
     expand_ids,
-    fold_added_tokens,
     pieces_of_new_tokens,
-    prove_continuation,
 )
+from biollm.merge.continuation_proof import continue_unchanged, prove_continuation
+from biollm.merge.tokenizer_file import fold_added_tokens
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 Json = dict[str, Any]
@@ -372,7 +372,7 @@ def test_a_model_that_cannot_be_continued_is_refused(change: Json, message: str)
 def test_a_base_with_a_gap_in_its_ids_is_refused() -> None:
     base = gpt2_like()
     base["added_tokens"][0]["id"] += 7
-    with pytest.raises(ConfigError, match=r"ids are not 0 to 380: 381 ids, the largest 387; repair it first"):
+    with pytest.raises(ConfigError, match=r"ids are not 0 to 380: 381 tokens, largest id 387; repair it first"):
         continue_tokenizer(base, DOMAIN, 5)
 
 
@@ -438,6 +438,25 @@ def test_the_proof_counts_and_shows_what_greedy_matching_changes() -> None:
     facts = prove_continuation(base, merged, ["hyper", "hyperted", "hypertension"])
     assert (facts["lines_changed"], facts["violations"]) == (2, 1)
     assert facts["violation_examples"] == [("hyperted", ["##ted"], ["##t", "##e", "##d"])]
+
+
+def test_pieces_that_cut_plain_lines_anew_are_barred_and_others_learnt() -> None:
+    base, lines = bert_like(), [*ENGLISH, "ilip"]  # i|##lip; with the piece "il", il|##i|##p
+    plain = prove_continuation(base, continue_tokenizer(base, DOMAIN, 30).merged, lines)
+    continued, facts = continue_unchanged(base, DOMAIN, 30, 2, lines)
+    assert plain["violations"] > 0, "else this shows nothing"
+    assert (facts["violations"], facts["violating_pieces"]) == (0, [])
+    assert facts["barred_pieces"] > 0
+    assert plain["violating_pieces"] == ["il"]
+    assert "il" not in continued.new
+    assert len(continued.new) > 10
+
+
+def test_no_piece_of_wordpiece_holds_a_digit() -> None:
+    numbers = [f"the hyperlipid {n} is HP:{n:07}" for n in range(1000, 1400)]
+    new = continue_tokenizer(bert_like(), [*DOMAIN, *numbers], 60).new
+    assert new
+    assert not any(letter.isdecimal() for token in new for letter in token)
 
 
 def test_an_added_token_of_the_base_is_no_new_token() -> None:

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from biollm.core.errors import ConfigError
 from biollm.core.files import canonical_json
 from biollm.merge.isolate import strip_recognition
 from biollm.merge.proof import sequence_pattern
+from biollm.modeling.atom_pieces import AtomPieceEncoder
 from biollm.modeling.domain import PREFIX
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from biollm.modeling.encoding import sequence_encoder
+from biollm.modeling.fastpath import ForeignLetterError
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 MergedKind = Callable[..., Any]
 SMALL = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5"]
@@ -409,3 +413,34 @@ def test_domain_pieces_do_not_change_what_an_unknown_letter_costs_in_a_unigram_b
     merged = start_merge(base).add(domain)
     assert merged.ids("vwxyz") == [1, 0, 2]
     assert merged.ids("GATTACAGATTACANN") == merged.wanted("dna", "GATTACAGATTACANN")
+
+
+def test_pieces_of_smiles_end_between_atoms_by_every_path(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    """Domain tokenizer, merged tokenizer and fast path cut alike, also where a piece of 16 would end in Cl, in brackets or in %12."""
+    merged = start_merge(base_tokenizer("bert_uncased")).add(domain_tokenizer("dna", "wordpiece"), domain_tokenizer("smiles", "wordpiece"))
+    domain = merged.vocabulary.domains[1]
+    heads = ["C" * n for n in range(12, 18)]
+    atoms = ["Cl", "Br", "[nH]", "[C@@H]", "%12", "%(123)", "[13CH3]", "[" + "C" * 20 + "]", "]", "%", "l", ")", "(C)", "12)"]
+    sequences = [head + atom + "C" * 9 for head in heads for atom in atoms]
+    fast = sequence_encoder(merged.json, domain)
+    assert isinstance(fast, AtomPieceEncoder)
+    for sequence, ids in zip(sequences, fast.encode(sequences), strict=True):
+        wanted = merged.wanted("smiles", sequence)
+        assert ids.tolist() == wanted, sequence
+        assert merged.domain_ids(f"a <smiles>{sequence}</smiles>.") == wanted, sequence
+        assert merged.tokenizer.decode(wanted) == sequence
+    with pytest.raises(ForeignLetterError, match="sequence number 1 holds '!' at position 33"):
+        fast.encode(["CC", "C" * 32 + "!"])
+    assert next(iter(fast.encode(["", "C"]))).tolist() == []
+
+
+def test_a_smiles_tokenizer_that_cuts_through_atoms_is_refused(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    good = domain_tokenizer("smiles", "wordpiece")
+    old = Tokenizer.from_str(good.tokenizer.to_str())
+    old.pre_tokenizer = pre_tokenizers.Split(Regex(".{1,16}"), "isolated")
+    with pytest.raises(ConfigError, match="this SMILES tokenizer cuts through atoms, as those of earlier versions do; train it again"):
+        start_merge(base_tokenizer("bert_cased")).add(replace(good, tokenizer=old))

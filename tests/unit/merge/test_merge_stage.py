@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import yaml
 
 from biollm.core.artifacts import Artifact, open_artifact
 from biollm.core.errors import ArtifactError, ConfigError, DataError, ResourceError
+from biollm.merge import stage
 from biollm.modeling.domain import PREFIX
+from biollm.modeling.encoding import Encoder
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.stages import BY_NAME, Run
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}{% endfor %}"
 PLAIN = "The gene is in the cell.\nA TATA box: GATTACA (short).\n\nthe run GATTACAGATTACAGATTACA is DNA\nNumbers 1234, an é accent.\n"
@@ -196,6 +199,120 @@ def test_words_and_sequences_go_into_one_tokenizer(prepare: Prepare, plain_lines
     assert merged.encode(sequence).ids == Tokenizer.from_file(str(alone.folder / "tokenizer.json")).encode(sequence).ids
 
 
+@pytest.mark.parametrize(
+    ("base", "model_type", "kept"),
+    [
+        ("gpt2", "gpt2", {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}),
+        ("bert_cased", "bert", {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}),
+    ],
+)
+def test_what_the_base_s_tokenizer_class_supplies_is_written_down(
+    prepare: Prepare, base: str, model_type: str, kept: dict[str, str]
+) -> None:
+    """As on the hub: no special token stands in the settings, the class knows them."""
+    from transformers import AutoTokenizer
+
+    recipe = prepare(base, ["dna"])
+    folder = recipe.parent / "base"
+    if base == "bert_cased":
+        own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        own.post_processor = processors.BertProcessing(*((token, own.token_to_id(token)) for token in ("[SEP]", "[CLS]")))
+        own.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    before, after = (AutoTokenizer.from_pretrained(str(path)) for path in (folder, merge(recipe).folder))
+    assert kept.items() <= before.special_tokens_map.items()
+    assert kept.items() <= after.special_tokens_map.items()
+    assert {name: getattr(after, f"{name}_id") for name in kept} == {name: getattr(before, f"{name}_id") for name in kept}
+    assert after.model_input_names == before.model_input_names
+    assert dict(after("the gene", "the cell")) == dict(before("the gene", "the cell"))
+    if base == "gpt2":
+        assert Encoder(recipe.parent / "results" / "merge").end_id == before.eos_token_id
+
+
+def test_a_special_token_that_the_tokenizer_lacks_is_left_out_and_said_so(prepare: Prepare, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoTokenizer
+
+    recipe = prepare("gpt2", ["dna"])
+    (recipe.parent / "base" / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<nowhere>"}))
+    artifact = merge(recipe)
+    note = "the special token '<nowhere>' is in its settings, but not in its tokenizer.json, and is left out"
+    assert note in artifact.facts["base_notes"]
+    said = capsys.readouterr().err
+    assert f"merge: the base: {note}" in said
+    assert "merge: the base: truncation is on in its tokenizer.json, and is switched off" in said
+    assert "merge: the base: padding is on in its tokenizer.json, and is switched off" in said
+    assert len(AutoTokenizer.from_pretrained(str(artifact.folder))) == artifact.facts["merged_vocab_size"]
+
+
+@pytest.mark.parametrize("base", ["gpt2", "bert_cased"])
+def test_either_case_is_merged_and_read_back_in_upper_case(prepare: Prepare, base: str) -> None:
+    recipe = prepare(base, ["dna", "protein", "smiles"], random_strings=300)
+    domains = yaml.safe_load(recipe.read_text())["merge"]["domains"]
+    any_case = json.dumps([domain | {"case": "any"} for domain in domains])
+    artifact = merge(recipe, f"merge.domains={any_case}")
+    assert artifact.facts["domains"][0]["random_strings_failed"] == 0
+    merged = Tokenizer.from_file(str(artifact.folder / "tokenizer.json"))
+    assert "GATTACAGATTACA" in merged.decode(merged.encode("the gattacagattaca of").ids)
+
+
+def test_sequences_and_random_strings_are_proved_on_what_was_written(
+    prepare: Prepare, plain_lines: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later domain that spoils an earlier one stops the merge; so does one of words that changes what is no word of it."""
+    words = {"strategy": "continue", "text": ["words.txt"], "new_tokens": 20, "min_count": 3}
+    recipe = prepare("gpt2", ["dna", "protein", words])
+    (recipe.parent / "words.txt").write_text("\n".join(plain_lines(400)))
+    facts = merge(recipe, out="good").facts["domains"]
+    assert [(domain["random_strings"], domain["random_strings_failed"]) for domain in facts] == [(100, 0)] * 3
+    save = stage.State.tokenizer.fget
+    assert save is not None
+
+    def spoilt(state: stage.State) -> Tokenizer:
+        content = json.loads(json.dumps(state.json))
+        if len(state.vocabulary.domains) == 3:
+            dna = state.vocabulary.domains[0]
+            units = [content["model"]["vocab"][unit] for unit in dna.model_units.values()]
+            assert units
+            merges = content["model"]["merges"]
+            learnt = next(
+                i for i, (left, right) in enumerate(merges) if left in dna.model_units.values() and right in dna.model_units.values()
+            )
+            merges.insert(learnt, merges.pop(learnt + 5))
+        return Tokenizer.from_str(json.dumps(content))
+
+    monkeypatch.setattr(stage.State, "tokenizer", property(spoilt))
+    refused(recipe, DataError, "the fast path reads|gets other tokens")
+
+
+@pytest.mark.parametrize("base", ["gpt2", "bert_cased", "t5"])
+def test_random_strings_come_back_with_words_alone(prepare: Prepare, plain_lines: Callable[[int], list[str]], base: str) -> None:
+    words = {"strategy": "continue", "text": ["words.txt"], "new_tokens": 20, "min_count": 3}
+    recipe = prepare(base, [words], random_strings=1000)
+    (recipe.parent / "words.txt").write_text("\n".join(plain_lines(400)))
+    (facts,) = merge(recipe).facts["domains"]
+    assert (facts["random_strings"], facts["random_strings_failed"]) == (1000, 0)
+
+
+def test_fewer_words_than_asked_for_and_fewer_lines_are_said(prepare: Prepare, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"strategy": "continue", "text": ["words.txt"], "new_tokens": 2000, "min_count": 3}
+    recipe = prepare("gpt2", [words])
+    (recipe.parent / "words.txt").write_text("the hyperlipidemia of hyperlipid\n" * 5)
+    (facts,) = merge(recipe).facts["domains"]
+    said = capsys.readouterr().err
+    assert f"merge: words: {facts['new_tokens']} of the 2000 new tokens asked for; the text holds no more" in said
+    assert f"{facts['lines_changed']} of 4 plain lines hold them, 0 are cut anew" in said
+    assert "merge: proved on 4 plain lines; merge.plain_lines asks for 100,000, but plain_text holds no more" in said
+
+
+def test_what_a_ready_tokenizer_leaves_unused_is_known(prepare: Prepare) -> None:
+    recipe = prepare("gpt2", ["dna", "protein"])
+    (recipe.parent / "dna" / "manifest.json").write_text(json.dumps({"facts": {"vocab_size": 150, "tokens_unused_in_train": 3}}))
+    dna, protein = merge(recipe).facts["domains"]
+    assert (dna["learnt_tokens"], dna["unused_in_training"]) == (150, 3)
+    assert (protein["learnt_tokens"], protein["unused_in_training"]) == (None, None)
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------------------
 
 
@@ -319,3 +436,41 @@ def test_the_own_tokenizer_twice_is_refused(prepare: Prepare) -> None:
     own = ["merge.domains=[{strategy: isolate}, {strategy: isolate}]", "tokenizer={kind: bpe, files: [plain.txt]}"]
     with pytest.raises(ConfigError, match=r"merge.domains\[1\] is the recipe's own tokenizer a second time; name another folder"):
         Run.load(prepare(), own, out=Path("results"))
+
+
+def test_plain_text_without_a_line(prepare: Prepare) -> None:
+    recipe = prepare()
+    (recipe.parent / "plain.txt").write_text("\n  \n")
+    refused(recipe, DataError, r"merge.plain_text: plain.txt hold no line of text, so nothing can be proved; name other files")
+
+
+def test_a_base_with_the_tags_as_tokens_of_its_own(prepare: Prepare) -> None:
+    recipe = prepare()
+    file = recipe.parent / "base" / "tokenizer.json"
+    base = Tokenizer.from_file(str(file))
+    base.add_tokens([AddedToken("<dna>", normalized=False)])
+    base.save(str(file))
+    refused(recipe, ConfigError, "the base tokenizer has '<dna>' as an added token, .* set tags: false for this domain")
+    merge(recipe, "merge.domains=[{strategy: isolate, tokenizer: dna, tags: false}]", out="without")
+
+
+def test_a_short_sequence_between_tags_is_tried(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = prepare()
+    file = recipe.parent / "base" / "tokenizer.json"
+    base = Tokenizer.from_file(str(file))
+    base.add_tokens([AddedToken("<dna>", normalized=False)])
+    base.save(str(file))
+    monkeypatch.setattr(stage, "_check_tags", lambda *_: None)
+    refused(recipe, DataError, "'of <dna>.*</dna>.' is not read as a sequence between tags")
+
+
+def test_a_full_disk_in_the_middle_leaves_nothing(prepare: Prepare) -> None:
+    recipe = prepare("gpt2", ["dna"])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (recipe.parent / "base" / "tokenizer.json").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # the copy of the base's tokenizer passes, the merged one does not
+    try:
+        refused(recipe, ResourceError, r"results/merge: cannot write: the file would exceed the file-size limit")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert merge(recipe).facts["new_tokens"] > 0

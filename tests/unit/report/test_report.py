@@ -238,6 +238,23 @@ def test_unused_tokens_are_known_of_tokenizers_that_this_run_trained(vocabulary_
     assert added["ids"] == ["30522 to 31544", "31545 to 31580", "31581 to 33580"]
 
 
+def test_unused_tokens_of_ready_tokenizers_are_those_of_their_cards(stage_facts: Facts) -> None:
+    merge = stage_facts["stages"]["merge"]["facts"]
+    ready = merge["domains"][1] | {"learnt_tokens": 2048, "unused_in_training": 7}
+    unknown = merge["domains"][1] | {"learnt_tokens": None, "unused_in_training": None}
+    for domain, said in ((ready, "7 of 2,048"), (unknown, "–")):
+        domains = [merge["domains"][0], domain, merge["domains"][2]]
+        added = _cells(_section(vocabulary, stage_facts, merge={"domains": domains}), "What was added")
+        assert added["unused where they were learnt"] == ["3 of 1,024", said, "0 of 2,000"]
+
+
+def test_random_strings_are_told_of_every_domain(stage_facts: Facts) -> None:
+    merge = stage_facts["stages"]["merge"]["facts"]
+    words = merge["domains"][2] | {"random_strings": 10000, "random_strings_failed": 0}
+    section = _section(vocabulary, stage_facts, merge={"domains": [*merge["domains"][:2], words]})
+    assert _cells(section, "What differs")["random strings that do not come back, all domains together"] == ["0 of 10,000"] * 3
+
+
 def test_a_tokenizer_of_own_files_is_not_said_to_come_from_the_train_split(stage_facts: Facts) -> None:
     added = _cells(_section(vocabulary, stage_facts, tokenizer={"source": "files"}), "What was added")
     assert added["learnt from"][0] == "own files"

@@ -53,6 +53,8 @@ def run(folder: Path, sequences: list[str], base: str | None = None, name: str =
         ("protein", "unigram", {"vocab_size": 60}),
         ("smiles", "bpe", {"vocab_size": 100}),
         ("smiles", "wordpiece", {"vocab_size": 200}),
+        ("smiles", "unigram", {"vocab_size": 100}),
+        ("smiles", "char", {}),
         ("text", "bpe", {"vocab_size": 270}),
         ("text", "unigram", {"vocab_size": 262}),
     ],
@@ -133,6 +135,11 @@ def test_a_corpus_of_ingest_is_read_where_no_files_are_named(tmp_path: Path, tin
         ({"kind": "kmer", "files": ["x.txt"]}, "kind is kmer, but kmer is not set"),
         ({"kind": "bpe", "kmer": 3, "files": ["x.txt"]}, "kmer and overlapping are for kind kmer, but kind is bpe"),
         ({"kind": "kmer", "kmer": 3, "modality": "text", "files": ["x.txt"]}, "text has no k-mers; choose bpe"),
+        ({"kind": "kmer", "kmer": 2, "modality": "smiles", "files": ["x.txt"]}, "k-mers cut through the atoms of SMILES"),
+        (
+            {"kind": "bpe", "vocab_size": 32769, "files": ["x.fa"]},
+            "tokenizer.vocab_size is 32769, but sequences are encoded with BPE tokenizers of at most 32768 tokens; lower it",
+        ),
         (
             {"kind": "bpe", "modality": "protein", "reverse_complement": True},
             "reverse_complement is true, but protein has no second strand",
