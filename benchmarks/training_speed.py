@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from Bio import SeqIO
 from datasets import Dataset
+from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
 from biollm.core.resources import resolve_files
@@ -27,7 +28,7 @@ from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import join_process_group
 from biollm.training.examples import Example
 from biollm.training.language import LanguageModel
-from biollm.training.objectives import make_objective
+from biollm.training.objectives import IGNORED, make_objective
 from biollm.training.plans import RowPlan
 from biollm.training.run import RunSettings
 from biollm.training.task import Task
@@ -43,6 +44,10 @@ class Speed:
 
     tokens_per_second: dict[str, list[float]]
     losses: dict[str, list[float]]
+
+    def difference(self, one: str, other: str) -> float:
+        """The largest difference between two training curves."""
+        return max(abs(a - b) for a, b in zip(self.losses[one], self.losses[other], strict=True))
 
     def medians(self) -> dict[str, float]:
         return {name: statistics.median(speeds) for name, speeds in self.tokens_per_second.items()}
@@ -92,13 +97,29 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         self.seconds = now - getattr(self, "started", now)
 
 
+class FullHead(LanguageModel):
+    """The same loss of the same places, with the output head computed everywhere, as stock models do."""
+
+    def _thin(self, module: Any, args: Any, output: Any) -> Any:
+        return output
+
+    def _logits(self, *, labels: Tensor, **inputs: Any) -> Tensor:
+        return super()._logits(labels=labels, **inputs)[labels[0] != IGNORED]
+
+
 def ours(
-    make_model: Callable[[], Any], folder: Path, documents: Sequence[Example], config: TrainingConfig, row_tokens: int, **options: Any
+    make_model: Callable[[], Any],
+    folder: Path,
+    documents: Sequence[Example],
+    config: TrainingConfig,
+    row_tokens: int,
+    kind: type[LanguageModel] = LanguageModel,
+    **options: Any,
 ) -> tuple[float, list[float]]:
     """(unpadded tokens per second, losses) of our trainer."""
     torch.manual_seed(0)
     encoder = Encoder(folder)
-    module = LanguageModel(FusedModel(make_model()), make_objective("auto", encoder, load_config(folder)), **options)
+    module = kind(FusedModel(make_model()), make_objective("auto", encoder, load_config(folder)), **options)
     plan = RowPlan(module.objective, documents, config.positions, 0, row_tokens)
     task = Task(module, plan, lambda rows: module.collate([question for row in rows for question in row]))
     join_process_group()

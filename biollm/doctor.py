@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -21,9 +22,14 @@ from biollm.core.machine import available_memory_gib, usable_cores
 from biollm.core.resources import digest_resource, resolve_base
 from biollm.stages import Run
 
+if TYPE_CHECKING:
+    from biollm.training.config import ObjectiveName
+    from biollm.training.estimate import Shape
+
 _GIB = 2**30
 # Interpreter, torch, transformers and DeepSpeed loaded, before any model.
 _LIBRARIES_GIB = 1.2
+_COSTS = "memory, disk, time"
 _TOKENS_OF_A_TEXT = 128  # a guess; a DNA token is about four bases
 
 
@@ -97,8 +103,8 @@ def _describe_base(run: Run) -> str:
     from biollm.modeling.vocabulary import load_tokenizer
 
     folder = resolve_base(run.recipe.base.model, run.path.parent)
-    if folder.is_file():
-        return f"GGUF, {folder.stat().st_size / 1e6:.0f} MB; converted once, into the cache, when a stage first needs it"
+    if (file := _gguf(folder)) is not None:
+        return f"GGUF, {file.stat().st_size / 1e6:.0f} MB; converted once, into the cache, when a stage first needs it"
     return f"tokenizer of {load_tokenizer(folder).get_vocab_size():,} tokens, {_parameters(folder) / 1e6:.1f} M parameters"
 
 
@@ -106,21 +112,24 @@ def _costs(run: Run) -> Iterator[Finding]:
     """Estimates of memory, disk and time. Folders of results hold float32 weights."""
     if not run.recipe.base.model:
         return
+    from biollm.training.deepspeed import use_bf16
+    from biollm.training.estimate import checkpoint_bytes, memory_bytes, operations
+
     try:
         folder = resolve_base(run.recipe.base.model, run.path.parent)
+        file = _gguf(folder)
     except BiollmError:
         return  # already among the findings
-    if folder.is_file():
-        return  # how many parameters it has is known when it is converted
-    from biollm.modeling.loading import load_config
-    from biollm.training.deepspeed import use_bf16
-    from biollm.training.estimate import Shape, checkpoint_bytes, memory_bytes, operations
-    from biollm.training.objectives import LEARNS, architecture_of
-
-    model_config = load_config(folder)
-    shape = Shape.of(model_config, _parameters(folder))
+    if file is not None and importlib.util.find_spec("gguf") is None:
+        yield Finding(_COSTS, None, "unknown until the package gguf is there to read the base model: pip install gguf")
+        return
+    try:
+        shape, usual = _shape_of(folder, file)
+    except BiollmError as error:
+        yield Finding(_COSTS, False, f"unknown: {error}")
+        return
     memory, disk, needed, tokens = 8.0 * shape.parameters, 0.0, 0.0, 0.0
-    for training in _trainings(run, LEARNS[architecture_of(model_config)][0]):
+    for training in _trainings(run, usual):
         config = training.config
         local = memory_bytes(
             shape, config, config.micro_batch_size * training.tokens_per_record, training.labelled, use_bf16(config.precision)
@@ -139,6 +148,25 @@ def _costs(run: Run) -> Iterator[Finding]:
     if tokens:
         minutes = max(needed / _measured_flops() / 60, 1)
         yield Finding("training time", None, f"roughly {minutes:.0f} min here for {tokens:,.0f} tokens, from a one-second speed test")
+
+
+def _gguf(base: Path) -> Path | None:
+    """The GGUF file that a base is, or None."""
+    from biollm.modeling.gguf_base import is_gguf
+
+    return base if base.is_file() else is_gguf(base)
+
+
+def _shape_of(folder: Path, file: Path | None) -> tuple[Shape, ObjectiveName]:
+    """What decides the cost of a base model, and what `objective: auto` means for it. file: the base itself if it is GGUF."""
+    from biollm.modeling.loading import load_config
+    from biollm.training.estimate import Shape
+    from biollm.training.objectives import architecture_of, resolve
+
+    if file is not None:
+        return Shape.of_gguf(file), resolve("auto", "decoder")  # biollm reads no other kind of model from GGUF
+    config = load_config(folder)
+    return Shape.of(config, _parameters(folder)), resolve("auto", architecture_of(config))
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,7 @@ class Run:
             stage=stage.name,
             key=key,
             config=section.model_dump(mode="json"),
+            decides=section.identity(),
             seed=self.recipe.seed,
             inputs={name: artifact.digest for name, artifact in inputs.items()} | self.resource_digests(stage),
             reproducibility=stage.reproducibility,

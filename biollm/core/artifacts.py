@@ -124,8 +124,11 @@ def make_artifact(
     inputs: dict[str, str],
     reproducibility: str,
     fill: Callable[[Path, Path], dict[str, Any]],
+    decides: dict[str, Any] | None = None,
 ) -> Artifact:
     """Make an artifact whole or not at all.
+
+    decides: the part of the config that decides the result, all of it if None; what differs elsewhere keeps no run from going on.
 
     fill(out, work) writes the files into `out` and returns the facts for the manifest; `work` keeps what a killed run may
     continue from, and is empty for another key. An older artifact in `folder` stays until the new one is whole.
@@ -141,7 +144,7 @@ def make_artifact(
         with _locked(folder.with_name(f".{folder.name}.lock"), stage):
             if replaced.exists() and not folder.exists():
                 replaced.rename(folder)  # killed between the two renames below
-            made_from = {"config": config, "seed": seed, "inputs": inputs}
+            made_from = {"config": config if decides is None else decides, "seed": seed, "inputs": inputs}
             others = [p for p in works.glob("*") if p != work]
             for other in others:
                 _refuse_to_discard(other, stage, made_from)

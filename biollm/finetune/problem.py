@@ -219,8 +219,20 @@ def _token_problem(
     answers = [token_classes(e.residues, u.of_residue, u.classes, len(names)) for e, u in zip(examples, units, strict=True)]
     asked = np.concatenate([answer for answer, train in zip(answers, _is_train(records), strict=True) if train])
     check_classes(asked, names, column)
+    _check_known(records["split"].to_list(), answers, unit, column)
     problem = replace(_class_problem(config, names, asked[asked != IGNORED]), by_word=by_word)
     return problem, [_labelled(e, answer) for e, answer in zip(examples, answers, strict=True)], units
+
+
+def _check_known(splits: list[str], answers: Sequence[IntArray], unit: str, column: str) -> None:
+    """Raises DataError naming a split in which no class is known, so that there is nothing to score."""
+    known = {split for split, answer in zip(splits, answers, strict=True) if (answer != IGNORED).any()}
+    for split in ("validation", "test"):
+        if split in splits and split not in known:
+            raise DataError(
+                f"finetune: no {unit} of the {split} split has a class in {column}: all are null; expected some to score by: "
+                "label some, leave its records unlabelled as a whole, or change ingest.split"
+            )
 
 
 def _class_problem(config: Config, names: list[str], train: IntArray) -> Problem:

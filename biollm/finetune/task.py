@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from biollm.core.errors import DataError
 from biollm.core.seeding import derive_seed
 from biollm.finetune.config import Config, MethodConfig
 from biollm.finetune.conversations import AnswerModel, Conversation, answer_losses
@@ -69,7 +71,20 @@ def make_model(materials: Materials, source: Path, method: MethodConfig, seed: i
 
 
 def measure(module: Module, materials: Materials, split: str, what: str | None = None) -> tuple[float, Readout]:
-    """The loss per answer on a split, and what the model says there. what: the title of a progress bar, if any."""
+    """The loss per answer on a split, and what the model says there. what: the title of a progress bar, if any.
+
+    Raises DataError if the loss is no number.
+    """
+    loss, readout = _measured(module, materials, split, what)
+    if not math.isfinite(loss):
+        raise DataError(
+            f"finetune: the loss on the {split} split is {loss}; the model's weights are out of bounds: lower learning_rate, or set "
+            "precision: fp32"
+        )
+    return loss, readout
+
+
+def _measured(module: Module, materials: Materials, split: str, what: str | None) -> tuple[float, Readout]:
     if isinstance(module, AnswerModel):
         losses = answer_losses(module, cast(list[Conversation], materials.examples[split]), what)
         scores = score_answers([(loss.nats, loss.tokens, loss.utf8_bytes) for loss in losses])

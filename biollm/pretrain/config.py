@@ -51,9 +51,9 @@ class Config(TrainingConfig):
     def resources(self) -> list[str]:
         return list(self.general.text) if self.general else []
 
-    @property
-    def mean_span(self) -> float:
-        return self.span_tokens or (3.0 if self.objective == "span_corruption" else 1.0)
+    def mean_span(self, objective: ObjectiveName) -> float:
+        """The mean length of hidden spans. objective: what is learnt, `auto` resolved."""
+        return self.span_tokens or (3.0 if objective == "span_corruption" else 1.0)
 
     @field_validator("compare_operators")
     @classmethod

@@ -17,10 +17,10 @@ from biollm.modeling.fusion import read_spec
 from biollm.modeling.loading import load_config, load_model, token_capacity
 from biollm.modeling.surgery import tables_of
 from biollm.pretrain.config import Config
-from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks
+from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks, with_end
 from biollm.training.general import divide, read_documents
 from biollm.training.language import LanguageModel
-from biollm.training.objectives import AUTO_CLASSES, architecture_of, make_objective
+from biollm.training.objectives import AUTO_CLASSES, Objective, architecture_of, make_objective, resolve
 from biollm.training.plans import RowPlan
 from biollm.training.run import load_trained
 from biollm.training.task import Task
@@ -37,9 +37,20 @@ class Materials:
 
 
 def read_materials(corpus: Path, model: Path, modality: str, general_files: list[Path], config: Config) -> Materials:
-    """Raises DataError naming an empty split."""
-    encoder = Encoder(model, modality)
-    capacity = min(token_capacity(model, load_config(model)), config.row_tokens)
+    """Documents that fit into a row. Those to train on end with the end of text where the objective learns to stop; what is held out does
+    not, so that scores are of the documents' own tokens.
+
+    Raises DataError naming an empty split.
+    """
+    encoder, stock_config = Encoder(model, modality), load_config(model)
+    capacity = min(token_capacity(model, stock_config), config.row_tokens)
+    stops = _objective(config, encoder, stock_config).learns_to_stop
+
+    def fitted(documents: list[Example], *, held_out: bool) -> list[Example]:
+        if held_out or not stops:
+            return divide_long(documents, capacity)
+        return divide_long([with_end(document, encoder.end_id) for document in documents], capacity, end_once=True)
+
     spec = read_spec(model)
     tracks = open_tracks(corpus, spec)
     examples = {}
@@ -49,12 +60,12 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
             raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
         if split == "validation":
             records = _evenly(records, config.scored_documents)
-        examples[split] = divide_long(encode_corpus(records, encoder, spec, tracks), capacity)
+        examples[split] = fitted(encode_corpus(records, encoder, spec, tracks), held_out=split == "validation")
     held_out, general = {"domain": examples["validation"]}, []
     if config.general is not None:
         rest, kept = divide(read_documents(general_files), config.general.held_out_fraction)
         general, held_out["general"] = (
-            divide_long(encode_texts(list(part.values()), encoder, list(part), spec), capacity) for part in (rest, kept)
+            fitted(encode_texts(list(part.values()), encoder, list(part), spec), held_out=part is kept) for part in (rest, kept)
         )
     return Materials(encoder, examples["train"], general, held_out)
 
@@ -64,16 +75,8 @@ def _evenly(records: pl.DataFrame, number: int) -> pl.DataFrame:
     return records.gather_every(max(1, records.height // number)).head(number)
 
 
-def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | None = None) -> LanguageModel:
-    """The model of a folder with its objective, and trained weights over it."""
-    stock_config = load_config(model)
-    fused = load_model(model, AUTO_CLASSES[architecture_of(stock_config)])
-    tokens, rows = encoder.tokenizer.get_vocab_size(), len(tables_of(fused.stock).input)
-    if tokens > rows:
-        raise ConfigError(f"{model.name}: its tokenizer has {tokens} tokens, but the model {rows} rows; run expand on the merged tokenizer")
-    if config.tracks.weight:
-        fused.learn_to_impute()
-    objective = make_objective(
+def _objective(config: Config, encoder: Encoder, stock_config: Any) -> Objective:
+    return make_objective(
         config.objective,
         encoder,
         stock_config,
@@ -82,8 +85,28 @@ def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | N
         rate=config.mask_rate,
         hidden=config.hidden_fraction,
         randomised=config.random_fraction,
-        span=config.mean_span,
+        span=config.mean_span(resolve(config.objective, architecture_of(stock_config))),
     )
+
+
+def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | None = None) -> LanguageModel:
+    """The model of a folder with its objective, and trained weights over it.
+
+    Raises ConfigError if the model cannot learn so, or is smaller than its tokenizer.
+    """
+    stock_config = load_config(model)
+    fused = load_model(model, AUTO_CLASSES[architecture_of(stock_config)])
+    tokens, rows = encoder.tokenizer.get_vocab_size(), len(tables_of(fused.stock).input)
+    if tokens > rows:
+        raise ConfigError(f"{model.name}: its tokenizer has {tokens} tokens, but the model {rows} rows; run expand on the merged tokenizer")
+    if config.tracks.weight:
+        fused.learn_to_impute()
+    objective = _objective(config, encoder, stock_config)
+    if config.future_tokens and objective.name != "causal":
+        raise ConfigError(
+            f"pretrain.future_tokens is {config.future_tokens}, but what this {objective.architecture} learns is {objective.name} "
+            f"(pretrain.objective: {config.objective}); only causal looks ahead: set future_tokens: 0, or take a decoder"
+        )
     module = LanguageModel(fused, objective, config.future_tokens, config.future_weight, packed=config.packed)
     if weights is not None:
         load_trained(module, load_file(str(weights)))

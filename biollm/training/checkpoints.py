@@ -30,6 +30,7 @@ from biollm.core.files import files_below, read_json, sha256_file, sync, write_j
 from biollm.core.progress import say
 
 _TENSOR = "tensor"
+_TRAINER_STATE = "trainer_state.json"
 
 
 def seal(folder: Path) -> None:
@@ -41,7 +42,7 @@ def seal(folder: Path) -> None:
 
 def newest_valid(work: Path) -> Path | None:
     """The newest checkpoint whose seal is right. Others are named to the user and removed."""
-    for folder in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
+    for folder in sorted(work.glob("checkpoint-*"), key=_step, reverse=True):
         if is_valid(folder):
             return folder
         say(f"{folder.name} is damaged or was cut while being written; going back to an earlier one")
@@ -49,9 +50,24 @@ def newest_valid(work: Path) -> Path | None:
     return None
 
 
+def newest_to_go_on_from(work: Path, best: Path) -> Path | None:
+    """The newest valid checkpoint. best: the weights of its best validation; where they are damaged, a checkpoint before that step, or
+    none, so that they are made again."""
+    newest = newest_valid(work)
+    best_step = None if newest is None else read_json(newest / _TRAINER_STATE)["best_global_step"]
+    if best_step is None or is_valid(best):
+        return newest
+    say(f"{best.name} (the weights of step {best_step}) is damaged or was cut while being written; going back to before that step")
+    shutil.rmtree(best, ignore_errors=True)
+    for folder in work.glob("checkpoint-*"):
+        if _step(folder) >= best_step:
+            shutil.rmtree(folder)
+    return newest_valid(work)
+
+
 def keep_newest(work: Path, number: int) -> None:
     """Remove all but the newest checkpoints."""
-    folders = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = sorted(work.glob("checkpoint-*"), key=_step)
     for folder in folders[:-number]:
         shutil.rmtree(folder)
 
@@ -98,6 +114,10 @@ def is_valid(folder: Path) -> bool:
         return False
     found = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder) if file.name != SEAL}
     return bool(found == sealed)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -14,7 +14,8 @@ from biollm.training.config import TrainingConfig
 
 
 def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False) -> dict[str, Any]:
-    """The DeepSpeed configuration that a recipe means. The optimiser is ours (see training.optimizer), unless it is offloaded.
+    """The DeepSpeed configuration that a recipe means. The optimiser is ours (see training.optimizer), never one that DeepSpeed makes: it
+    would know one learning rate, and let everything decay.
 
     universal: whether the checkpoint that will be loaded was converted for another number of processes.
     """
@@ -22,12 +23,8 @@ def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False
     if config.zero == 1 and config.world_size == 1:
         # Nothing is reduced: by default all gradients are still copied into a buffer of 2 GB, whose pages are new at every step.
         zero |= {"contiguous_gradients": False, "reduce_bucket_size": _LONE_BUCKET}
-    optimizer: dict[str, Any] = {}
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        # DeepSpeed's own CPU optimiser, compiled at first use: torch's would be several times slower there
-        parameters = {"lr": config.learning_rate, "betas": list(BETAS), "eps": EPSILON, "weight_decay": config.weight_decay}
-        optimizer = {"optimizer": {"type": "AdamW", "params": parameters}}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
@@ -38,15 +35,14 @@ def deepspeed_config(config: TrainingConfig, bf16: bool, universal: bool = False
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},
         "steps_per_print": 1_000_000_000,
-        **optimizer,
+        # or accelerate would put an optimiser without decoupled weight decay in the place of ours
+        **({"zero_force_ds_cpu_optimizer": False} if config.offload != "none" else {}),
         **({"checkpoint": {"load_universal": True}} if universal else {}),
     }
 
 
 # Gradients that pass through DeepSpeed's buffers at a time where there is one process: 20 MB, which the allocator keeps.
 _LONE_BUCKET = 5_000_000
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
 
 
 def check_hardware(config: TrainingConfig) -> None:

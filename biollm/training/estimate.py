@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from biollm.core.errors import ConfigError
 from biollm.training.config import TrainingConfig
 
 
@@ -26,6 +28,21 @@ class Shape:
         layers = int(getattr(config, "num_hidden_layers", None) or config.num_layers)
         return cls(parameters, int(config.vocab_size) * width, layers, width, int(config.vocab_size))
 
+    @classmethod
+    def of_gguf(cls, file: Path) -> Shape:
+        """From the header of a GGUF file. Raises ConfigError for a damaged one, or one that does not tell its shape."""
+        from gguf import GGUFReader
+
+        try:
+            reader = GGUFReader(file)
+            values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.")}
+            sizes = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+            kind = values["general.architecture"]
+            layers, width, table = int(values[f"{kind}.block_count"]), int(values[f"{kind}.embedding_length"]), sizes["token_embd.weight"]
+        except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: no whole GGUF model ({(str(error).splitlines() or ['?'])[0]}); fetch it again") from error
+        return cls(sum(sizes.values()), table, layers, width, table // width)
+
 
 def memory_bytes(shape: Shape, config: TrainingConfig, tokens_per_pass: int, labelled_share: float, bf16: bool) -> float:
     """Memory of one process: model states as ZeRO shares them out (Rajbhandari et al. 2020, figure 1), activations (34 bytes per token,
@@ -38,6 +55,14 @@ def memory_bytes(shape: Shape, config: TrainingConfig, tokens_per_pass: int, lab
     activations = tokens_per_pass * shape.width * (shape.layers * per_unit + (34 if config.gradient_checkpointing else 0))
     logits = tokens_per_pass * labelled_share * shape.vocabulary * 4 * 3
     return shape.parameters * states + activations + logits
+
+
+def memory_knobs(config: TrainingConfig) -> str:
+    """The settings by which the same run needs less memory."""
+    knobs = [f"raise gradient_accumulation (now {config.gradient_accumulation}) to divide the batch of {config.batch_size}"]
+    knobs += [] if config.gradient_checkpointing else ["set gradient_checkpointing: true"]
+    knobs += ["set zero: 2 or 3 with more processes"] if config.zero < 2 else []
+    return "; or ".join(knobs)
 
 
 def checkpoint_bytes(shape: Shape, kept: int = 3) -> float:

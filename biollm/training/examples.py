@@ -110,23 +110,40 @@ def check_lengths(examples: Sequence[Example], capacity: int) -> None:
             )
 
 
-def divide_long(examples: Sequence[Example], capacity: int) -> list[Example]:
-    """The same tokens in documents of at most `capacity` tokens: a longer one becomes several, each with its own special tokens."""
-    return [part for example in examples for part in _divide(example, capacity)]
+def with_end(example: Example, end_id: int | None) -> Example:
+    """The document with the token that ends texts behind it, unless a special token stands there already, or there is no such token."""
+    if end_id is None or example.special[-1]:
+        return example
+    assert example.tracked is None, "only documents of one sequence are read to be written on"
+    ids, residues, special = np.append(example.ids, end_id), np.append(example.residues, 0), np.append(example.special, True)
+    return replace(example, ids=ids, residues=residues, special=special)
 
 
-def _divide(example: Example, capacity: int) -> list[Example]:
+def divide_long(examples: Sequence[Example], capacity: int, *, end_once: bool = False) -> list[Example]:
+    """The same tokens in documents of at most `capacity` tokens: a longer one becomes several, each with its own special tokens.
+
+    end_once: the special tokens at its end stand behind the last part alone, since the document goes on behind the others.
+    """
+    return [part for example in examples for part in _divide(example, capacity, end_once)]
+
+
+def _divide(example: Example, capacity: int, end_once: bool) -> list[Example]:
     if len(example.ids) <= capacity:
         return [example]
     body = np.flatnonzero(~example.special)
     first, last = int(body[0]), int(body[-1]) + 1
-    room = capacity - first - (len(example.ids) - last)
+    end = len(example.ids) - last
+    room = capacity - first - end
     assert room > 0, "a model that reads special tokens alone"
     ends = np.cumsum(example.residues)
     parts = []
-    for start in range(first, last, room):
-        stop = min(start + room, last)
-        kept = np.r_[0:first, start:stop, last : len(example.ids)]
+    start = first
+    while start < last:
+        stop = start + room
+        if stop < last and end_once:
+            stop = min(stop + end, last - 1)  # the end stands behind a token of the document, or nothing would predict it
+        stop = min(stop, last)
+        kept = np.r_[0:first, start:stop, last : len(example.ids) if stop == last or not end_once else last]
         letters = slice(int(ends[start - 1]) if start else 0, int(ends[stop - 1]))
         parts.append(
             replace(
@@ -138,6 +155,7 @@ def _divide(example: Example, capacity: int) -> list[Example]:
                 tracks=None if example.tracks is None else {name: track.part(letters) for name, track in example.tracks.items()},
             )
         )
+        start = stop
     return parts
 
 

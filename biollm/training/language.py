@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.progress import progress
 from biollm.core.seeding import derive_seed, generator
 from biollm.modeling.documents import Documents, position_offset, reads_documents, set_documents, use_documents
@@ -220,10 +220,25 @@ class LanguageScore:
 
 
 def score_language(module: LanguageModel, examples: Sequence[Example], seed: int, what: str) -> LanguageScore:
-    """The loss on held-out documents, in the model's own precision. Models that are scored with one seed answer the same questions."""
+    """The loss on held-out documents, in the model's own precision. Models that are scored with one seed answer the same questions.
+
+    Raises DataError if there is nothing to predict in any of them, or naming one whose loss is no number.
+    """
     module.eval()
     questions = _evaluation_questions(module.objective, examples, seed)
-    return _score(losses_of(module, questions, questions, what), questions)
+    if not any(question.count for question in questions):
+        raise DataError(
+            f"{what}: the {len(examples)} held-out documents have one token each, such as {examples[0].name}, and nothing before it that "
+            "could predict it; expected longer ones: bring other data, or change ingest.split"
+        )
+    nats = losses_of(module, questions, questions, what)
+    if not np.isfinite(nats).all():
+        first = int(np.flatnonzero(~np.isfinite(nats))[0])
+        raise DataError(
+            f"{what}: the loss of document {examples[first].name} is {nats[first]}; the model's weights are out of bounds: "
+            "lower learning_rate, or set precision: fp32"
+        )
+    return _score(nats, questions)
 
 
 def losses_of(module: Any, items: Sequence[Any], questions: Sequence[Question], what: str | None) -> NDArray[np.float64]:

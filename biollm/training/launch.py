@@ -18,10 +18,12 @@ from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.machine import granted_cores, thread_limits
 from biollm.training.config import TrainingConfig
+from biollm.training.estimate import memory_knobs
 from biollm.training.task import TRAINED
 
 ERROR = "error.txt"
-_WORKER = "biollm.training.worker"
+DIED = "died.txt"
+_LAUNCHER, _WORKER = "biollm.training.launcher", "biollm.training.worker"
 _KILLED = 1  # PR_SET_PDEATHSIG
 
 
@@ -43,8 +45,9 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     task: a file that every host sees. Raises ConfigError for a wrong hostfile, what a worker raised as DataError, and DataError with the
     end of its output if one died otherwise. However this ends, no worker is left.
     """
-    error = task.with_name(ERROR)
+    error, died = task.with_name(ERROR), task.with_name(DIED)
     error.unlink(missing_ok=True)
+    died.unlink(missing_ok=True)
     hosts = (
         read_hostfile(Path(config.hostfile), config) if config.hostfile else _slurm_hosts(config) or [Host("localhost", config.processes)]
     )
@@ -81,8 +84,12 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     if error.is_file():
         raise DataError(error.read_text().strip())
     if any(codes) and not (task.parent / TRAINED / SEAL).is_file():
+        workers = [int(code) for code in died.read_text().split()] if died.is_file() else []
+        ends = list(dict.fromkeys(workers or filter(None, codes)))
+        killed = -signal.SIGKILL in ends
+        memory = f"; Linux ends a process so when memory runs out: {memory_knobs(config)}" if killed else ""
         raise DataError(
-            f"{what}: a training process died ({', '.join(map(_told, filter(None, codes)))}); its output is in {log}; run again to go on"
+            f"{what}: a training process died ({', '.join(map(_told, ends))}){memory}; its output is in {log}; run again to go on"
         )
 
 
@@ -90,7 +97,7 @@ def read_hostfile(path: Path, config: TrainingConfig) -> list[Host]:
     """The first `nodes` hosts of a file with lines `host slots=4`. Raises ConfigError naming the line, or what is missing."""
     if not path.is_file():
         raise ConfigError(f"hostfile {path}: there is no such file; write a line 'host slots={config.processes}' for each machine")
-    hosts = []
+    hosts, lines = list[Host](), dict[str, int]()
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         words = line.split("#")[0].split()
         if not words:
@@ -98,6 +105,12 @@ def read_hostfile(path: Path, config: TrainingConfig) -> list[Host]:
         slots = words[1].removeprefix("slots=") if len(words) == 2 and words[1].startswith("slots=") else ""
         if not slots.isdigit():
             raise ConfigError(f"hostfile {path} line {number}: found {line.strip()!r}, expected 'host slots=number'")
+        if words[0] in lines:
+            raise ConfigError(
+                f"hostfile {path} line {number}: found {words[0]} a second time (first in line {lines[words[0]]}), expected once; "
+                "remove the line, and give the host as many slots as it has"
+            )
+        lines[words[0]] = number
         hosts.append(Host(words[0], int(slots)))
     if len(hosts) < config.nodes:
         raise ConfigError(f"hostfile {path}: has {len(hosts)} hosts, but nodes is {config.nodes}; add hosts, or lower nodes")
@@ -118,7 +131,8 @@ _FORWARDED = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYTHONPATH", "PATH")
 
 
 def _command(task: Path, config: TrainingConfig, rank: int, meeting: list[str]) -> list[str]:
-    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={config.processes}", f"--nnodes={config.nodes}"]
+    run = [sys.executable, "-m", _LAUNCHER, str(task.with_name(DIED).absolute())]
+    run += [f"--nproc_per_node={config.processes}", f"--nnodes={config.nodes}"]
     return [*run, f"--node_rank={rank}", *meeting, "-m", _WORKER, str(task.absolute())]
 
 

@@ -83,7 +83,6 @@ class Objective:
     randomised: float = 0.1
     span: float = 1.0
     mask_id: int | None = None
-    end_id: int | None = None  # put behind a document that has no special token there, so that a decoder learns to stop
     sentinels: tuple[int, ...] = ()
     start_id: int = 0  # of an encoder-decoder's answer
     evaluates: bool = False
@@ -92,6 +91,11 @@ class Objective:
     def overrides_direction(self) -> bool:
         """Whether a causal model has to look both ways."""
         return self.name == "diffusion" and self.architecture == "decoder"
+
+    @property
+    def learns_to_stop(self) -> bool:
+        """Whether what is learnt includes where a document ends: its end is then a token to be predicted (see examples.with_end)."""
+        return self.name in ("causal", "prefix") and self.architecture == "decoder"
 
     @property
     def needs_packing(self) -> bool:
@@ -103,7 +107,7 @@ class Objective:
 
         Whoever reads one way gets no tracks: a methylated CG tells the letter behind it.
         """
-        return replace(self, hidden=1.0, randomised=0.0, end_id=None, tracks=None, evaluates=True)
+        return replace(self, hidden=1.0, randomised=0.0, tracks=None, evaluates=True)
 
     def ask(self, example: Example, seed: int) -> Question:
         """The question about a document that this seed draws."""
@@ -147,9 +151,6 @@ class Objective:
     def _causal(self, example: Example, rng: np.random.Generator, seed: int, prefix: bool = False) -> Question:
         ids, residues = example.ids, example.residues
         tracks = ask_tracks(self._to_be_read(example), _NONE, self.tracks, seed)
-        if self.end_id is not None and not example.special[-1]:
-            ids, residues = np.append(ids, self.end_id), np.append(residues, 0)
-            tracks = None if tracks is None else tracks.and_one_more()
         seen = int(rng.integers(1, max(2, len(ids)))) if prefix else 1
         labels, behind = np.full_like(ids, IGNORED), np.zeros_like(residues)
         labels[seen - 1 : -1], behind[:-1] = ids[seen:], residues[1:]
@@ -220,6 +221,11 @@ def architecture_of(config: Any) -> Architecture:
     return "decoder" if generates or (not masks and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) else "encoder"
 
 
+def resolve(name: ObjectiveName | Literal["auto"], kind: Architecture) -> ObjectiveName:
+    """The objective that a recipe means for a kind of model: `auto` is what it was pretrained to do."""
+    return LEARNS[kind][0] if name == "auto" else name
+
+
 def make_objective(
     name: ObjectiveName | Literal["auto"],
     encoder: Encoder,
@@ -234,7 +240,7 @@ def make_objective(
     Raises ConfigError if this kind of model cannot learn it, or the tokenizer lacks the tokens that it needs.
     """
     kind = architecture_of(config)
-    chosen = LEARNS[kind][0] if name == "auto" else name
+    chosen = resolve(name, kind)
     if chosen not in LEARNS[kind]:
         raise ConfigError(
             f"objective is {chosen}, but the model is an {kind} and learns {' or '.join(LEARNS[kind])}".replace("an d", "a d")
@@ -256,7 +262,6 @@ def make_objective(
         encoder,
         tracks,
         mask_id=mask_id,
-        end_id=encoder.end_id,
         sentinels=sentinels,
         start_id=getattr(config, "decoder_start_token_id", None) or 0,
         **settings,

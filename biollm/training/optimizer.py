@@ -6,9 +6,25 @@ import math
 import re
 from typing import Any
 
+import torch
 from torch import nn
 
 from biollm.training.config import TrainingConfig
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over the trained parameters: DeepSpeed's for the CPU where its state is offloaded, which is compiled at first use."""
+    groups = parameter_groups(module, config)
+    if config.offload == "none":
+        # fused: one pass over the parameters, without temporary tensors as large as they are
+        return torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, adamw_mode=True)
+    return offloaded
 
 
 def parameter_groups(module: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:

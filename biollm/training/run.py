@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from biollm.core.errors import DataError
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import say
-from biollm.training.checkpoints import is_valid, newest_valid
+from biollm.training.checkpoints import is_valid, newest_to_go_on_from
 from biollm.training.config import TrainingConfig
 from biollm.training.convert import fit_to_processes
 from biollm.training.deepspeed import check_hardware
 from biollm.training.launch import launch
-from biollm.training.task import FACTS, TRAINED, WEIGHTS, Recipe
+from biollm.training.task import BEST, FACTS, TRAINED, WEIGHTS, Recipe
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def train(recipe: Recipe, config: TrainingConfig, settings: RunSettings, *, work
         shutil.rmtree(done)
     if not done.exists():
         work.mkdir(parents=True, exist_ok=True)
-        checkpoint = newest_valid(work)
+        checkpoint = newest_to_go_on_from(work, work / BEST)
         if checkpoint is not None:
             say(f"{settings.what}: going on from {checkpoint.name}")
             checkpoint = fit_to_processes(checkpoint, config)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 # What a run leaves in its work folder when it has ended: a sealed folder with these files.
 TRAINED = "trained"
+BEST = "best"  # a sealed folder too: the weights of the best validation so far
 WEIGHTS = "weights.safetensors"
 FACTS = "trained.json"
 

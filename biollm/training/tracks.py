@@ -36,12 +36,6 @@ class TrackQuestion:
         parts = (None if part is None else part[tokens] for part in (self.answers, self.weights))
         return TrackQuestion(self.features[tokens], *parts)
 
-    def and_one_more(self) -> TrackQuestion:
-        """With a token behind that has no tracks."""
-        answers = None if self.answers is None else np.pad(self.answers, ((0, 1), (0, 0)), constant_values=np.nan)
-        weights = None if self.weights is None else np.pad(self.weights, ((0, 1), (0, 0)))
-        return TrackQuestion(np.pad(self.features, ((0, 1), (0, 0))), answers, weights)
-
 
 def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | None, seed: int) -> TrackQuestion | None:
     """The question about a document's tracks that this seed draws; None for a model without fusion.

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from biollm.core.errors import DataError
 from biollm.core.files import write_json
 from biollm.core.progress import BAR_DELAY_SECONDS, quiet_libraries
 from biollm.core.seeding import derive_seed
-from biollm.training.checkpoints import keep_newest, load_tree, random_state, restore_random_state, save_tree, seal
+from biollm.training.checkpoints import is_valid, keep_newest, load_tree, random_state, restore_random_state, save_tree, seal
 from biollm.training.config import TrainingConfig
-from biollm.training.deepspeed import BETAS, EPSILON, deepspeed_config, has_cuda, join_process_group, use_bf16
-from biollm.training.optimizer import parameter_groups, rate_factor
+from biollm.training.deepspeed import deepspeed_config, has_cuda, join_process_group, use_bf16
+from biollm.training.estimate import memory_knobs
+from biollm.training.optimizer import make_optimizer, rate_factor
 from biollm.training.run import RunSettings
-from biollm.training.task import FACTS, TRAINED, WEIGHTS, Plan, Recipe, Task
+from biollm.training.task import BEST, FACTS, TRAINED, WEIGHTS, Plan, Recipe, Task
 
 _KEPT_CHECKPOINTS = 2
 _ENGINE_COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
-_BEST = "best"
 
 
 def fit(run: dict[str, Any]) -> None:
@@ -52,7 +52,9 @@ def fit(run: dict[str, Any]) -> None:
         trainer.write_result()
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise DataError(_out_of_memory(config, settings.what)) from error
+            raise DataError(
+                f"{settings.what}: out of memory; nothing is lost: {memory_knobs(config)}, and run again to go on from the last checkpoint"
+            ) from error
         raise
     finally:
         forget_deepspeed()
@@ -83,12 +85,12 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         """The stock loop. Ours are the loss's divisor, the optimiser, validation, and checkpoints: sealed, and without pickle at ZeRO 0."""
 
         loss_is_scaled_for_ga = True
+        _step_positions: tuple[int, ...] = ()
         _resumed_from: Path | None = None
 
         def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
             if self.optimizer is None:  # type: ignore[has-type]
-                # fused: one pass over the parameters, without temporary tensors as large as they are
-                self.optimizer = torch.optim.AdamW(parameter_groups(task.module, config), betas=BETAS, eps=EPSILON, fused=True)
+                self.optimizer = make_optimizer(task.module, config)
             return self.optimizer
 
         def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -97,8 +99,9 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
             return self.lr_scheduler
 
         def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-            """What the loss of the whole step is divided by: all processes and accumulated passes together."""
-            return _summed_over_processes(torch.stack([batch["count"] for batch in batch_samples]).sum()).to(device)
+            """What the loss of the whole step is divided by: all processes and accumulated passes together. A step that asks nothing has
+            the loss 0, and gradients of 0."""
+            return _summed_over_processes(torch.stack([batch["count"] for batch in batch_samples]).sum()).clamp(min=1).to(device)
 
         def compute_loss(
             self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -107,17 +110,38 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
             total: Tensor = model(**inputs)
             label_loss = getattr(task.module, "label_loss", None)
             meter.add(inputs, total if label_loss is None else label_loss)
+            self._step_positions += tuple(positions.tolist())
             if not torch.isfinite(total):
-                names = [name for position in positions.tolist() for name in task.plan.names(position)]
-                raise DataError(
-                    f"{settings.what}: the loss is {total.item()} at step {self.state.global_step + 1}, on {_shortened(names)}; the last "
-                    "checkpoint is kept. Lower learning_rate, or set precision: fp32, and look at these records"
-                )
+                raise self._not_a_number(f"the loss is {total.item()}", positions.tolist())
             assert num_items_in_batch is not None
             return total / num_items_in_batch * config.world_size  # DeepSpeed averages gradients over processes
 
+        def _not_a_number(self, found: str, positions: Sequence[int]) -> DataError:
+            names = [name for position in positions for name in task.plan.names(position)]
+            return DataError(
+                f"{settings.what}: {found} at step {self.state.global_step + 1}, on {_shortened(names)}; the last "
+                "checkpoint is kept. Lower learning_rate, or set precision: fp32, and look at these records"
+            )
+
+        def _check_gradients(self) -> None:
+            """Behind the last pass of a step: an optimiser that was given such gradients has written them into the weights by now, or
+            DeepSpeed has left the step out."""
+            norm = self.model_wrapped.get_global_grad_norm()
+            if norm is not None and not (math.isfinite(norm) and norm >= 0):  # where parts of it are no number, DeepSpeed says -1
+                raise self._not_a_number("the norm of the gradients is no finite number", self._step_positions)
+            self._step_positions = ()
+
+        def _check_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+            bad = next((name for name, tensor in weights if not torch.isfinite(tensor).all()), None)
+            if bad is not None:
+                raise DataError(
+                    f"{settings.what}: weights of {bad} are no finite numbers behind step {self.state.global_step}; they are not "
+                    "written, and the last checkpoint is kept. Lower learning_rate, or set precision: fp32"
+                )
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             folder = work / f"checkpoint-{self.state.global_step}"
+            self._check_weights(_own_shares(self.model_wrapped))
             if _is_first():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
@@ -145,6 +169,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+            if not config.zero and not bf16:
+                _keep_gradient_norm(self.model_wrapped)
             if resume_from_checkpoint is not None:
                 self._restore(Path(resume_from_checkpoint))
             return prepared
@@ -175,6 +201,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                     restore_random_state(load_tree(own)["random"])
                 self._resumed_from = None
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            if self.accelerator.sync_gradients:
+                self._check_gradients()
             return loss
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -190,9 +218,14 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
             task.module.train()
             self.log(dict(scores))
             loss, best = scores["validation_loss"], self.state.best_metric
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"{settings.what}: the loss on the validation split is {loss} behind step {self.state.global_step}; the last "
+                    "checkpoint is kept. Lower learning_rate, or set precision: fp32"
+                )
             if best is None or loss < best:
                 self.state.best_metric, self.state.best_global_step = loss, self.state.global_step
-                self._write_weights(work / _BEST, self.state.global_step, _full_weights(self.model_wrapped, config))
+                self._write_weights(work / BEST, self.state.global_step, _full_weights(self.model_wrapped, config))
             elif settings.patience and self._validations_since_best() >= settings.patience:
                 self.control.should_training_stop = True
             return scores
@@ -202,6 +235,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def _write_weights(self, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
             """Weights of a step and the curves so far, as a sealed folder."""
+            self._check_weights(weights.items())
             if _is_first():
                 partial = folder.with_name(f".{folder.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
@@ -228,7 +262,12 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 raise DataError(f"{settings.what}: ended at step {self.state.global_step} of {config.steps}; run again to go on")
             step, weights = self.state.global_step, _full_weights(self.model_wrapped, config)
             if settings.validate_steps is not None and self.state.best_metric is not None:
-                step, weights = self.state.best_global_step, load_file(str(work / _BEST / WEIGHTS))
+                if not is_valid(work / BEST):
+                    raise DataError(
+                        f"{settings.what}: {work / BEST}, the weights of the best validation (step {self.state.best_global_step}), were "
+                        "changed after they were written; run again to go back to a checkpoint before that step"
+                    )
+                step, weights = self.state.best_global_step, load_file(str(work / BEST / WEIGHTS))
             self._write_weights(work / TRAINED, step, weights)
 
     arguments = TrainingArguments(
@@ -314,7 +353,7 @@ class Meter:
         if units:
             seen["bits_per_base"] = nats / math.log(2) / units
         if with_label_loss:
-            seen["label_loss"] = nats / count
+            seen["label_loss"] = nats / max(count, 1)
         self._forget()
         return seen
 
@@ -342,6 +381,21 @@ def _watch(what: str) -> Any:
             self.bar.close()
 
     return Watch()
+
+
+def _keep_gradient_norm(engine: Any) -> None:
+    """Let an engine remember the norm that it clips by in float32 without ZeRO, as it does otherwise."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
+
+    engine.clip_fp32_gradients = clip
+
+
+def _own_shares(engine: Any) -> Iterable[tuple[str, Tensor]]:
+    """The trained parameters, or with ZeRO 3 what this process holds of them."""
+    return ((name, getattr(p, "ds_tensor", p)) for name, p in engine.module.named_parameters() if p.requires_grad)
 
 
 def _full_weights(engine: Any, config: TrainingConfig) -> dict[str, Tensor]:
@@ -378,13 +432,6 @@ def _validation_point(entry: dict[str, Any]) -> dict[str, float]:
 
 def _shortened(names: Sequence[str]) -> str:
     return f"record{'s' if len(names) > 1 else ''} {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _out_of_memory(config: TrainingConfig, what: str) -> str:
-    knobs = [f"raise gradient_accumulation (now {config.gradient_accumulation}) to divide the batch of {config.batch_size}"]
-    knobs += [] if config.gradient_checkpointing else ["set gradient_checkpointing: true"]
-    knobs += ["set zero: 2 or 3 with more processes"] if config.zero < 2 else []
-    return f"{what}: out of memory; nothing is lost: {'; or '.join(knobs)}, and run again to go on from the last checkpoint"
 
 
 def _is_universal(checkpoint: Path) -> bool:

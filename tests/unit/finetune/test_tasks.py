@@ -67,12 +67,6 @@ def words(number: int = 160) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def bert(tmp_path_factory: pytest.TempPathFactory, make_bert_base: Callable[..., Path]) -> Path:
-    folder = tmp_path_factory.mktemp("supervised") / "bert"
-    return make_bert_base(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-
-
-@pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory, base_tokenizer: Callable[[str], Any]) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -451,6 +445,11 @@ def _with_nan(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(label_amount=pl.when(pl.col("id") == "r7").then(float("nan")).otherwise(pl.col("label_amount")))
 
 
+def _blank_test(table: pl.DataFrame) -> pl.DataFrame:
+    blank = pl.col("tags").map_elements(lambda tags: json.dumps([None] * len(json.loads(tags))), return_dtype=pl.String)
+    return table.with_columns(tags=pl.when(pl.col("split") == "test").then(blank).otherwise(pl.col("tags")))
+
+
 def _without_second(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(covariate_other=pl.when(pl.col("id") == "r3").then(None).otherwise(pl.col("covariate_other")))
 
@@ -466,6 +465,7 @@ def _without_second(table: pl.DataFrame) -> pl.DataFrame:
         (_with(label_amount=pl.lit(5.0)), VALUES, "all 96 values of the train split are 5; there is nothing"),
         (_same, VALUES | {"label": "key"}, "label_key holds words"),
         (_with(tags=pl.lit('["O"]')), TAGS, r"record r\d+ has \d words, but 1 classes in tags"),
+        (_blank_test, TAGS, "no word of the test split has a class in tags: all are null; expected some to score by"),
         (_same, TAGS | {"label": "cat"}, "label_cat holds numbers; task: token_classification expects a class"),
         (_without_second, PAIR, "1 records have no second of the pair in covariate_other: r3"),
         (_same, PAIR | {"pair": "mate"}, r"covariate_mate should be a column of text.* not there"),

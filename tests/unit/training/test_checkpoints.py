@@ -13,7 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biollm.training.checkpoints import keep_newest, load_tree, newest_valid, random_state, restore_random_state, save_tree, seal
+from biollm.core.files import write_json
+from biollm.training.checkpoints import (
+    keep_newest,
+    load_tree,
+    newest_to_go_on_from,
+    newest_valid,
+    random_state,
+    restore_random_state,
+    save_tree,
+    seal,
+)
 
 _LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
@@ -147,3 +157,30 @@ def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 def test_what_has_no_place_in_a_checkpoint_is_not_dropped_in_silence(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"/a: .*object.* has no place in a checkpoint"):
         save_tree(tmp_path, {"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("best_steps", "wanted"), [({2: None, 4: 4}, "checkpoint-2"), ({4: 2, 6: 2}, None), ({2: None, 4: None}, "checkpoint-4")]
+)
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_without_the_weights_of_the_best_step_a_run_goes_back_to_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], best_steps: dict[int, int | None], wanted: str | None, damage: str
+) -> None:
+    best = tmp_path / "best"
+    save_tree(best, {"weights": torch.ones(4)})
+    seal(best)
+    for step, best_step in best_steps.items():
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", {"best_global_step": best_step})
+        seal(tmp_path / f"checkpoint-{step}")
+    newest = tmp_path / f"checkpoint-{max(best_steps)}"
+    assert newest_to_go_on_from(tmp_path, best) == newest
+    if damage == "remove":
+        (best / "seal.json").unlink()
+    else:
+        weights = bytearray((best / "state.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (best / "state.safetensors").write_bytes(weights)
+    found = newest_to_go_on_from(tmp_path, best)
+    assert found == (tmp_path / wanted if wanted else None)
+    assert ("best (the weights of step" in capsys.readouterr().err) == (found != newest)

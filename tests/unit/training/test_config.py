@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -13,7 +14,7 @@ from biollm.core.errors import ConfigError
 from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import check_hardware, deepspeed_config, use_bf16
 from biollm.training.launch import Host, read_hostfile
-from biollm.training.optimizer import parameter_groups, rate_factor
+from biollm.training.optimizer import make_optimizer, parameter_groups, rate_factor
 
 
 def config(**values: Any) -> TrainingConfig:
@@ -49,6 +50,29 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any],
 def test_offload_needs_a_gpu() -> None:
     with pytest.raises(ConfigError, match="there is no GPU to offload from"):
         check_hardware(config(zero=2, offload="optimizer"))
+
+
+def test_an_offloaded_optimiser_has_our_rates_and_our_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed, given its name alone, made one of a single learning rate that let embeddings, biases and norms decay."""
+    import deepspeed.ops.adam
+
+    class OnTheCpu(torch.optim.AdamW):
+        def __init__(self, groups: Any, adamw_mode: bool, **options: Any) -> None:
+            assert adamw_mode
+            super().__init__(groups, **options)
+
+    monkeypatch.setattr(deepspeed.ops.adam, "DeepSpeedCPUAdam", OnTheCpu)
+    offloaded = config(zero=2, offload="optimizer", layer_decay=0.5, weight_decay=0.1)
+    values = deepspeed_config(offloaded, bf16=False)
+    assert values["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert "optimizer" not in values
+    assert values["zero_force_ds_cpu_optimizer"] is False, "accelerate would replace it"
+    model = Model()
+    made, usual = make_optimizer(model, offloaded), make_optimizer(model, config(layer_decay=0.5, weight_decay=0.1))
+    assert isinstance(made, OnTheCpu)
+    facts = [[(g["lr"], g["weight_decay"], len(g["params"]), g["betas"], g["eps"]) for g in o.param_groups] for o in (made, usual)]
+    assert facts[0] == facts[1]
+    assert len(facts[0]) > 2
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +141,7 @@ def test_a_hostfile_gives_as_many_hosts_as_asked_for(tmp_path: Path) -> None:
     [
         ("node1 4\nnode2 slots=4\n", r"line 1: found 'node1 4', expected 'host slots=number'"),
         ("node1 slots=4\n", "has 1 hosts, but nodes is 2"),
+        ("node1 slots=4\n# again\nnode1 slots=4\n", r"line 3: found node1 a second time \(first in line 1\), expected once"),
         ("node1 slots=4\nnode2 slots=1\n", r"node2 has fewer slots than processes \(4\)"),
     ],
 )

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from biollm.core.errors import ConfigError
+from biollm.doctor import examine
 from biollm.modeling.loading import load_config
+from biollm.stages import Run
 from biollm.training.config import TrainingConfig
 from biollm.training.estimate import Shape, memory_bytes, operations
 
@@ -45,3 +49,44 @@ def test_the_shape_is_read_from_any_config(model_folder: Callable[[str], Path], 
     shape = Shape.of(load_config(model_folder(architecture)), 1000)
     assert (shape.layers, shape.width) == (2, 32)
     assert shape.table == shape.vocabulary * 32
+
+
+def write_gguf(path: Path, layers: int = 3) -> Path:
+    gguf = pytest.importorskip("gguf", reason="needs the package gguf")
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(layers)
+    writer.add_embedding_length(32)
+    writer.add_tensor("token_embd.weight", np.zeros((50, 32), dtype=np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight", np.zeros((64, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_shape_of_a_gguf_base_is_read_from_its_header(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf")
+    assert Shape.of_gguf(file) == Shape(parameters=50 * 32 + 64 * 32, table=50 * 32, layers=3, width=32, vocabulary=50)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ConfigError, match=r"tiny\.gguf: no whole GGUF model"):
+        Shape.of_gguf(file)
+
+
+def test_doctor_tells_what_a_gguf_base_will_cost(
+    tmp_path: Path, tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("biollm.doctor._measured_flops", lambda: 1e9)
+    run = Run.load(tiny_recipe(tmp_path, base={"model": "tiny.gguf"}))
+    file = write_gguf(tmp_path / "tiny.gguf")
+
+    def told() -> str:
+        examine(run)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert all(line in told() for line in ("memory about", "disk about", "training time roughly"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "unknown until the package gguf is there" in told()
+    monkeypatch.undo()
+    file.write_bytes(file.read_bytes()[:200])
+    assert "MISSING memory, disk, time unknown" in told()

@@ -14,7 +14,7 @@ from biollm.core.errors import DataError
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
-from biollm.training.examples import Example, TrainingPlan, check_lengths, divide_long, encode_corpus, encode_texts
+from biollm.training.examples import Example, TrainingPlan, check_lengths, divide_long, encode_corpus, encode_texts, with_end
 
 
 @pytest.fixture(scope="session")
@@ -117,3 +117,20 @@ def test_a_long_document_in_parts_has_all_its_tokens_once(
         assert part.residues.sum() == len(part.sequence)
         assert part.features is not None
         assert len(part.features) == len(part.ids)
+
+
+@given(st.integers(3, 12), st.integers(1, 40), st.booleans())
+def test_the_end_stands_once_behind_a_token_that_can_predict_it(capacity: int, tokens: int, begins: bool) -> None:
+    special = np.zeros(tokens, dtype=bool)
+    special[0] = begins and tokens > 1
+    whole = Example(np.arange(10, 10 + tokens), (~special).astype(np.int64), special, np.arange(60))
+    ended = with_end(whole, 1)
+    assert ended.ids.tolist() == [*whole.ids, 1]
+    assert with_end(ended, 1) is ended
+    assert with_end(whole, None) is whole
+    parts = divide_long([ended], capacity, end_once=True)
+    assert all(len(part.ids) <= capacity for part in parts), "a row, or the context of the model, would overflow"
+    assert [1 in part.ids for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert parts[-1].ids[-1] == 1
+    assert not parts[-1].special[-2]
+    assert np.concatenate([part.ids[~part.special] for part in parts]).tolist() == whole.ids[~special].tolist()

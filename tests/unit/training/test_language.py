@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +13,21 @@ import pytest
 import torch
 from torch.nn import functional
 
+from biollm.core.errors import DataError
 from biollm.core.seeding import derive_seed
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.loading import load_config, load_model
+from biollm.training import trainer
 from biollm.training.batches import pad_questions
+from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import join_process_group
 from biollm.training.examples import Example, divide_long, encode_corpus
 from biollm.training.language import LanguageModel, score_language, score_token_frequencies, train_briefly
 from biollm.training.objectives import AUTO_CLASSES, IGNORED, architecture_of, make_objective
+from biollm.training.plans import RowPlan
+from biollm.training.run import RunSettings
+from biollm.training.task import Task
 
 ARCHITECTURES = ["encoder", "decoder", "encoder-decoder"]
 Made = tuple[LanguageModel, list[Example]]
@@ -180,3 +188,68 @@ def test_a_short_training_learns_and_repeats(make: Callable[..., Made]) -> None:
 
 def test_the_architecture_is_read_from_the_config(model_folder: Callable[[str], Path]) -> None:
     assert [architecture_of(load_config(model_folder(a))) for a in ARCHITECTURES] == ARCHITECTURES
+
+
+OBJECTIVES = [
+    ("encoder", "masked"), ("encoder", "diffusion"), ("decoder", "causal"), ("decoder", "prefix"),
+    ("encoder-decoder", "span_corruption"), ("encoder-decoder", "prefix"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "name"), OBJECTIVES)
+def test_parts_of_a_step_add_up_to_the_whole_for_every_objective(make: Callable[..., Made], architecture: str, name: str) -> None:
+    """Accumulated passes or processes: each part's sum over the count of all. Parts here differ in their counts."""
+    options = {"future_tokens": 2} if name == "causal" else {}
+    module, examples = make(architecture, name, **options)
+    questions = [module.objective.ask(example, i) for i, example in enumerate(examples[:8])]
+    gradients, losses = [], []
+    for cuts in ([0, 8], [0, 1, 3, 6, 8]):
+        batches = [module.collate(questions[a:b]) for a, b in itertools.pairwise(cuts)]
+        count = sum(int(batch["count"]) for batch in batches)
+        module.zero_grad()
+        parts = [module(**batch) / count for batch in batches]
+        for part in parts:
+            part.backward()
+        losses.append(float(sum(part.detach() for part in parts)))
+        gradients.append({key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert gradients[0].keys() == gradients[1].keys() != set()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-3, atol=1e-6, msg=key)
+
+
+def test_a_step_is_divided_by_what_all_its_parts_ask_and_never_by_zero(
+    make: Callable[..., Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, examples = make("decoder")
+    task = Task(module, RowPlan(module.objective, examples, 4, 0, 64), lambda rows: module.collate([q for row in rows for q in row]))
+    config = TrainingConfig(steps=1, batch_size=4, learning_rate=1.0, gradient_accumulation=2, precision="fp32", trackers=[])
+    join_process_group()
+    try:
+        made = trainer.make_trainer(task, config, RunSettings(0, "test"), tmp_path, tmp_path, None)
+        parts = [{"count": torch.tensor(n)} for n in (3, 4)]
+        divisor = made._get_num_items_in_batch
+        assert int(divisor(parts, torch.device("cpu"))) == 7
+        monkeypatch.setattr(trainer, "_summed_over_processes", lambda own: own + 5)  # of another process
+        assert int(divisor(parts, torch.device("cpu"))) == 12
+        monkeypatch.undo()
+        assert int(divisor([{"count": torch.tensor(0)}], torch.device("cpu"))) == 1
+    finally:
+        trainer.forget_deepspeed()
+    meter = trainer.Meter()
+    assert meter.read(with_label_loss=True)["label_loss"] == 0
+
+
+def test_held_out_documents_without_anything_to_predict_are_named(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder")
+    short = replace(examples[0], ids=examples[0].ids[:1], residues=examples[0].residues[:1], special=examples[0].special[:1], name="r7")
+    with pytest.raises(DataError, match="held-out loss: the 2 held-out documents have one token each, such as r7"):
+        score_language(module, [short, short], 0, "held-out loss")
+
+
+def test_a_loss_on_held_out_documents_that_is_no_number_is_refused(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder")
+    with torch.no_grad():
+        next(module.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match=r"held-out loss: the loss of document \S+ is nan; .*lower learning_rate"):
+        score_language(module, examples, 0, "held-out loss")

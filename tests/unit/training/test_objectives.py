@@ -17,7 +17,7 @@ from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder, by_length
 from biollm.modeling.loading import load_config
 from biollm.training.batches import pack_questions, pad_questions
-from biollm.training.examples import Example, encode_corpus, encode_texts
+from biollm.training.examples import Example, encode_corpus, encode_texts, with_end
 from biollm.training.objectives import IGNORED, Objective, Question, make_objective
 from biollm.training.tracks import TrackQuestion
 
@@ -113,17 +113,16 @@ def test_questions_follow_the_seed(dna: tuple[Encoder, list[Example]]) -> None:
 
 def test_causal_asks_for_every_next_token_and_the_end(make: Callable[..., tuple[Objective, Example]]) -> None:
     objective, example = make("decoder", "causal")
-    assert objective.end_id is None  # the folder declares none
     question = objective.ask(example, 0)
     assert question.labels[:-1].tolist() == example.ids[1:].tolist()
     assert question.labels[-1] == IGNORED
     assert question.count == len(example.ids) - 1
     assert question.residues[:-1].tolist() == example.residues[1:].tolist(), "bytes of what is predicted"
-    ended = replace(objective, end_id=1).ask(example, 0)
+    ended = objective.ask(with_end(example, 1), 0)
     assert ended.ids.tolist() == [*example.ids, 1]
     assert ended.labels[len(example.ids) - 1] == 1, "the end keeps its loss"
     assert ended.count == len(example.ids)
-    assert len(replace(objective, end_id=1).for_evaluation().ask(example, 0).ids) == len(example.ids)
+    assert [objective.learns_to_stop, make("decoder", "prefix")[0].learns_to_stop, make("encoder", "masked")[0].learns_to_stop] == [1, 1, 0]
 
 
 @given(SEEDS)

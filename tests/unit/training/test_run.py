@@ -187,22 +187,7 @@ def test_killed_without_warning_no_worker_is_left_and_the_run_goes_on(
     pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = {"processes": 2, "zero": 2, "steps": 200, "log_steps": 2, "checkpoint_steps": 2}
-    script = f"""
-from pathlib import Path
-from biollm.pretrain.config import Config
-from biollm.training.run import RunSettings, train
-from biollm.training.task import Recipe
-values = {arguments("decoder", **settings)!r}
-work = Path({str(tmp_path)!r})
-train(Recipe("biollm.pretrain.task:build", values), Config(**values["config"]), RunSettings(5, "test"), work=work, logs=work / "logs")
-"""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "checkpoint-4" / "seal.json").exists() and not (tmp_path / "checkpoint-6").exists():
-        assert running.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    running = started_elsewhere(arguments("decoder", **settings), tmp_path)
     assert workers(tmp_path)
     os.kill(running.pid, signal.SIGKILL)  # only the process that started the launcher
     running.wait()
@@ -210,6 +195,44 @@ train(Recipe("biollm.pretrain.task:build", values), Config(**values["config"]), 
     while workers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not workers(tmp_path)
+
+
+def started_elsewhere(values: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
+    """A run in a process of its own that has written its fourth step's checkpoint and goes on."""
+    script = f"""
+from pathlib import Path
+from biollm.pretrain.config import Config
+from biollm.training.run import RunSettings, train
+from biollm.training.task import Recipe
+values = {values!r}
+work = Path({str(work)!r})
+train(Recipe("biollm.pretrain.task:build", values), Config(**values["config"]), RunSettings(5, "test"), work=work, logs=work / "logs")
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (work / "checkpoint-4" / "seal.json").exists() and not (work / "checkpoint-6").exists():
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return running
+
+
+@pytest.mark.slow
+def test_killed_in_mid_flight_and_started_again_a_run_ends_with_the_bits_of_an_uncut_one(
+    pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))  # the count decides the last bits
+    settings = {"steps": 60, "log_steps": 2, "checkpoint_steps": 2, "gradient_accumulation": 2}
+    whole = pretrain("decoder", tmp_path / "whole", **settings)
+    running = started_elsewhere(arguments("decoder", **settings), tmp_path / "cut")
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "cut" / "trained").exists(), "it was over before it was killed"
+    again = pretrain("decoder", tmp_path / "cut", **settings)
+    assert (again.step, again.threads, whole.threads) == (60, threads, threads)
+    assert_equal(again, whole)
 
 
 def workers(work: Path) -> list[int]:
@@ -243,12 +266,51 @@ def test_two_hosts_run_one_job_through_a_hostfile(pretrain: Pretrain, tmp_path: 
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
 
 
+NO_NUMBER = r"the norm of the gradients is no finite number at step 3, on records r\d+, .*; the last checkpoint is kept"
+
+
+@pytest.mark.parametrize("settings", [
+    {"gradient_accumulation": 2}, {"precision": "bf16"}, {"zero": 2, "precision": "bf16"}, {"zero": 3},
+])  # fmt: skip
+def test_gradients_that_are_no_numbers_stop_the_run_before_they_are_written(
+    pretrain: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    import biollm.pretrain.task as task
+
+    build, seen = task.build, [0]
+
+    def spoilt(**arguments: Any) -> Any:
+        def spoil(gradient: torch.Tensor) -> torch.Tensor:
+            seen[0] += 1
+            return gradient * (float("nan") if seen[0] == 2 * settings.get("gradient_accumulation", 1) + 1 else 1.0)
+
+        made = build(**arguments)
+        next(p for name, p in made.module.named_parameters() if "down_proj" in name).register_hook(spoil)
+        return made
+
+    monkeypatch.setattr(task, "build", spoilt)
+    with pytest.raises(DataError, match=NO_NUMBER):
+        pretrain("decoder", tmp_path, **settings)
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*") if is_valid(folder)] == ["checkpoint-2"]
+    monkeypatch.undo()
+    assert all(weights.isfinite().all() for weights in pretrain("decoder", tmp_path, **settings).weights.values()), "it goes on"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_weights_that_are_no_numbers_are_never_written(pretrain: Pretrain, tmp_path: Path, steps: int) -> None:
+    """The loss and the gradients of the first step are finite still."""
+    out_of_bounds = {"learning_rate": 1e38, "max_grad_norm": 1e30, "schedule": "constant", "warmup_fraction": 0, "checkpoint_steps": 1}
+    with pytest.raises(DataError, match=r"weights of \S+ are no finite numbers behind step 1; they are not written"):
+        pretrain("decoder", tmp_path, steps=steps, **out_of_bounds)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("checkpoint", "trained"))]
+
+
 def test_a_loss_that_is_no_number_names_step_and_records(pretrain: Pretrain, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss is (nan|inf) at step \d+, on records r\d+, .*checkpoint is kept"):
-        pretrain("decoder", tmp_path, learning_rate=1e30, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6)
+        pretrain("decoder", tmp_path, learning_rate=1e38, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6)
     assert (tmp_path / "checkpoint-2" / "seal.json").exists() or not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_what_a_worker_raises_reaches_the_user(pretrain: Pretrain, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the loss is"):
-        pretrain("decoder", tmp_path, learning_rate=1e30, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6, processes=2)
+        pretrain("decoder", tmp_path, learning_rate=1e38, max_grad_norm=1e30, schedule="constant", warmup_fraction=0, steps=6, processes=2)
