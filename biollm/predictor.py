@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from biollm.classify.config import CLASS_TASKS
-from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, TrackBlock
+from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, PositionalBlock, TrackBlock
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.rows import BASE, FUSED, PRETRAIN, SHUFFLED
 from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head
@@ -106,6 +106,7 @@ class Predictor:
     def features(self, records: Records) -> FloatArray:
         """(n, columns) what the head reads of some records. Raises DataError naming a record that cannot be read."""
         sequences = self._clean(records)
+        self._check_lengths(sequences, records)
         vectors: dict[str, FloatArray] = {}
         for name, embedder in self.embedders.items():
             tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
@@ -123,6 +124,15 @@ class Predictor:
         features = self.features(records)
         answers = self.head.answers(features) if self.head.card.task in CLASS_TASKS else None
         return as_table(self.head.card, records.ids, self.head.output(features), answers)
+
+    def _check_lengths(self, sequences: Sequence[str], records: Records) -> None:
+        """Raises DataError naming records that are not as long as a head of letters by position reads."""
+        for block in (block for block in self.head.card.features if isinstance(block, PositionalBlock)):
+            if odd := [name for name, sequence in zip(records.ids, sequences, strict=True) if len(sequence) != block.length]:
+                raise DataError(
+                    f"{len(odd)} records are not {block.length} letters long: {listed(odd, 5)}; the head reads letters by position; "
+                    "give sequences of that length, or choose a head that reads any"
+                )
 
     def _check_tracks(self, sequences: Sequence[str], records: Records) -> None:
         """Raises DataError naming a record whose tracks, as the head itself reads them, are not one number for each letter."""

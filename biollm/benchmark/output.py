@@ -100,7 +100,8 @@ def _about(table: dict[str, Any]) -> str:
     rows = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     classes = f" of {len(table['classes'])} classes" if len(table["classes"]) > 2 else ""
     again = ", the same for all seeds" if table["split"] == "given" else ""
-    return f"{table['label']} ({table['task']}{classes}), {rows}; split by {table['split']}{again}"
+    without = f", {table['unlabelled']['records']:,} without a label left out" if table["unlabelled"]["records"] else ""
+    return f"{table['label']} ({table['task']}{classes}), {rows}{without}; split by {table['split']}{again}"
 
 
 def _who(figure: dict[str, Any], table: dict[str, Any]) -> str:

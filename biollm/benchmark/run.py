@@ -16,12 +16,13 @@ from biollm.classify.config import HeadName
 from biollm.classify.heads import HEADS
 from biollm.classify.rows import no_nan
 from biollm.core.artifacts import package_versions
-from biollm.core.errors import ConfigError, DataError, ResourceError, storage_error
+from biollm.core.errors import ConfigError, DataError, ResourceError, listed, storage_error
 from biollm.core.files import sha256_file, write_json, write_text_atomic
 from biollm.core.progress import say
 
 SCHEMA_VERSION = 1
 _LEAST_LIMIT = 10
+_SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,16 @@ def _read(table: SuiteTable, folder: Path, options: Options) -> tuple[dict[str, 
         return about | {"status": "skipped", "reason": str(error)}, None
     except DataError as error:
         raise DataError(f"table '{table.name}': {error}") from None
-    about |= _facts(prepared)
+    facts = _facts(prepared)
+    if facts["unlabelled"]["records"]:
+        say(
+            f"benchmark: {table.name}: {facts['unlabelled']['records']:,} records have no label and are left out: "
+            f"{listed(facts['unlabelled']['first_ids'], _SHOWN_IDS)}"
+        )
     if options.strict and prepared.verdict == "leaks":
         say(f"benchmark: {table.name} refused: its splits leak")
-        return about | {"status": "refused", "reason": f"its splits leak: {'; '.join(prepared.sentences())}"}, None
-    return about | {"status": "scored"}, prepared
+        return about | facts | {"status": "refused", "reason": f"its splits leak: {'; '.join(prepared.sentences())}"}, None
+    return about | facts | {"status": "scored"}, prepared
 
 
 def _facts(prepared: Prepared) -> dict[str, Any]:
@@ -120,6 +126,7 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
         "task": first.targets.task,
         "classes": list(first.targets.classes),
         "split": prepared.split_by,
+        "unlabelled": {"records": len(first.unlabelled), "first_ids": sorted(first.unlabelled)[:_SHOWN_IDS]},
         "records": [count_splits(draw.dataset) for draw in prepared.draws],
         "metric": {"name": prepared.measure.name, "title": prepared.measure.title, "higher_is_better": prepared.measure.higher_is_better},
         "audit": {

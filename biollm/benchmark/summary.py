@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class MeanRank:
-    """An entry's mean rank over the tables that it was scored on."""
+    """An entry's mean rank over the tables that it was scored on. wins: how often no entry was better; equals at the top all win."""
 
     name: str
     kind: Kind
@@ -66,9 +67,12 @@ def summarise(entries: Sequence[Entry], measure: Measure) -> list[Summary]:
 def mean_ranks(tables: Sequence[Sequence[Summary]]) -> list[MeanRank]:
     """Over all tables, the best first. An entry that a table does not have (no k-mers of that length, …) is not ranked there."""
     ranks: dict[tuple[str, Kind], list[float]] = {}
+    wins: Counter[tuple[str, Kind]] = Counter()
     for table in tables:
+        best = min((one.rank for one in table if one.rank is not None), default=None)
         for one in table:
             if one.rank is not None:
                 ranks.setdefault((one.name, one.kind), []).append(one.rank)
-    found = [MeanRank(n, kind, float(np.mean(of)), len(of), sum(rank == 1 for rank in of)) for (n, kind), of in ranks.items()]
+                wins[one.name, one.kind] += one.rank == best
+    found = [MeanRank(*who, float(np.mean(of)), len(of), wins[who]) for who, of in ranks.items()]
     return sorted(found, key=lambda one: (one.mean_rank, one.name))

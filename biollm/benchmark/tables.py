@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +25,8 @@ from biollm.corpus.columns import RECORDS, SPLITS
 from biollm.ingest.config import Config as IngestConfig
 from biollm.ingest.stage import run as ingest
 
+_PLACE = "its labelled records"  # the corpus is a passing file: its path would tell no one anything
+_REMEDY = "bring more records, raise --limit, or choose another split for this table in the suite"
 _SEVERITY = ("clean", "warnings", "leaks")
 
 
@@ -73,11 +75,12 @@ def prepare(table: SuiteTable, folder: Path, seeds: Iterable[int], limit: int | 
     for seed in seeds:
         if not draws or facts["split_by"] != "given":
             with _ingested(config, folder, derive_seed(seed, "benchmark", table.name)) as (facts, records):
-                dataset = load_dataset(records, ClassifyConfig(label=table.label, task=table.task, classes=table.classes))
+                options = ClassifyConfig(label=table.label, task=table.task, classes=table.classes)
+                dataset = load_dataset(records, options, place=_PLACE)
         if limit is not None and kept is None:
             kept = _sample(dataset, limit, table.name)
         used = dataset if kept is None else _take(dataset, np.flatnonzero(dataset.table["id"].is_in(kept).to_numpy()))
-        check_given_splits(used, table.label)
+        check_given_splits(used, table.label, _REMEDY)
         draws.append(Draw(seed, used, facts["audit"]))
     task = draws[0].dataset.targets.task
     by_name = {measure.name: measure for measure in MEASURES[task]}
@@ -118,4 +121,4 @@ def _sample(dataset: Dataset, limit: int, name: str) -> set[str]:
 
 
 def _take(dataset: Dataset, rows: IntArray) -> Dataset:
-    return Dataset(dataset.table[rows], dataset.targets.take(rows), dataset.place)
+    return replace(dataset, table=dataset.table[rows], targets=dataset.targets.take(rows))

@@ -112,6 +112,13 @@ def compare_rows(rows: list[ScoredRow]) -> list[Comparison]:
             # The head that suits either side best: to go by the row's side alone would favour it.
             row, reference = max(pairs, key=lambda pair: max(pair[0].validation, pair[1].validation))
             found.append(_compare(name, question, row, reference))
+    if TRACKS in features:
+        for source, title in ((TRACKS, "tracks"), (KMERS, "k-mers")):
+            question = f"Does the adapted model beat the {title} alone under the same head?"
+            found += [
+                _compare(f"adapted_against_{source}_{row.plan.head}", question, row, reference)
+                for row, reference in _pairs_by_head(rows, (adapted,), (source,))
+            ]
     return found
 
 

@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from biollm.classify.config import CLASS_TASKS, Config
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.classify.targets import Targets, read_targets, resolve_task
+from biollm.classify.targets import Targets, read_targets, resolve_task, without_choice
 from biollm.core.errors import DataError, listed
 from biollm.corpus.columns import COVERAGE, LABEL, SPLITS, TRACK
 from biollm.corpus.records import column_names
 
 # Fewer rows of a class can neither be fitted nor ranked with any meaning.
 MIN_PER_CLASS = 2
+_MORE_DATA = "bring more data, or change ingest.split"
 _CORE = ("id", "sequence", "group", "split")
 
 
@@ -58,12 +59,13 @@ class Dataset:
         return self.table["split"].is_in(splits).to_numpy()
 
 
-def load_dataset(path: Path, config: Config) -> Dataset:
-    """Read the labelled records of a corpus. Records without a label (null) are left out.
+def load_dataset(path: Path, config: Config, place: str = "") -> Dataset:
+    """Read the labelled records of a corpus. Records without a label (null) are left out. place: for messages; default: the path.
 
-    Raises DataError if a column is not there, a label is not one of the task's, or a group is missing. What the splits must hold
-    depends on the scheme: see `folds`.
+    Raises DataError if a column is not there, a label is not one of the task's or the same for all records, or a group is missing. What
+    the splits must hold depends on the scheme: see `folds`.
     """
+    place = place or str(path)
     existing = column_names(path)
     labels = [LABEL + name for name in (config.labels or [config.label])]
     there = [name.removeprefix(LABEL) for name in existing if name.startswith(LABEL)]
@@ -71,7 +73,7 @@ def load_dataset(path: Path, config: Config) -> Dataset:
         if column not in existing:
             name = column.removeprefix(LABEL)
             raise DataError(
-                f"{path}: classify.{'labels names' if config.labels else 'label is'} '{name}', but there is no column '{column}'; "
+                f"{place}: classify.{'labels names' if config.labels else 'label is'} '{name}', but there is no column '{column}'; "
                 f"the labels of this corpus are: {', '.join(there) or 'none'}; name one of them, or add it under ingest.labels"
             )
     by = [config.split.by] if config.split.scheme != "given" else []
@@ -80,7 +82,7 @@ def load_dataset(path: Path, config: Config) -> Dataset:
         for name in names:
             if name not in existing:
                 raise DataError(
-                    f"{path}: classify.{option} names the column '{name}', which is not there; columns: {', '.join(existing)}; "
+                    f"{place}: classify.{option} names the column '{name}', which is not there; columns: {', '.join(existing)}; "
                     "name one of them, or let ingest keep it (read.covariates)"
                 )
     tracks = [name for name in existing if name.startswith((TRACK, COVERAGE))]
@@ -90,28 +92,34 @@ def load_dataset(path: Path, config: Config) -> Dataset:
     table = table.drop_nulls(labels)
     if not len(table):
         raise DataError(
-            f"{path}: no record has a label in {', '.join(labels)}; expected some; name another label, or add it under ingest.labels"
+            f"{place}: no record has a label in {', '.join(labels)}; expected some; name another label, or add it under ingest.labels"
         )
     task = resolve_task(config.task, [table[name] for name in labels])
-    targets = read_targets(table, labels, task, config.classes, config.query, str(path))
+    targets = read_targets(table, labels, task, config.classes, config.query, place)
+    if why := without_choice(targets):
+        what = f"by '{config.query}', " if task == "ranking" else ""
+        raise DataError(
+            f"{place}: {', '.join(labels)}: {what}{why}, so there is nothing to predict; bring records that differ, or "
+            f"{'leave that label out' if task == 'multilabel' else 'name another column'}"
+        )
     if by:
         table = table.with_columns(pl.col(by[0]).cast(pl.String).alias("group"))
-    _check_groups(table, path, by[0] if by else "group")
-    return Dataset(table, targets, str(path), frozenset(without["id"].to_list()))
+    _check_groups(table, place, by[0] if by else "group")
+    return Dataset(table, targets, place, frozenset(without["id"].to_list()))
 
 
-def _check_groups(table: pl.DataFrame, path: Path, column: str) -> None:
+def _check_groups(table: pl.DataFrame, place: str, column: str) -> None:
     missing = table.filter(pl.col("group").is_null())["id"].to_list()
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} records have no '{column}': {listed(missing, 5)}; expected one for each, because folds and intervals "
+            f"{place}: {len(missing)} records have no '{column}': {listed(missing, 5)}; expected one for each, because folds and intervals "
             "keep groups together; fill it in, or name another column in classify.split.by"
         )
 
 
-def check_given_splits(dataset: Dataset, label: str) -> None:
-    """Raises DataError if a split lacks a class (other tasks: is empty or of one class), or if all test
-    records are in one group: then nothing says how far the scores would vary."""
+def check_given_splits(dataset: Dataset, label: str, remedy: str = _MORE_DATA) -> None:
+    """Raises DataError if a split lacks a class (other tasks: is empty or has nothing to predict), or if all test
+    records are in one group: then nothing says how far the scores would vary. remedy: for messages."""
     targets, place = dataset.targets, dataset.place
     for split in SPLITS:
         values = targets.values[dataset.mask(split)]
@@ -121,23 +129,30 @@ def check_given_splits(dataset: Dataset, label: str) -> None:
                 no, yes = targets.classes
                 raise DataError(
                     f"{place}: the {split} split has {positives} records with {label} = {yes} and {negatives} with {no}; expected at least "
-                    f"{MIN_PER_CLASS} of each; bring more data, or change ingest.split so that both classes reach every split"
+                    f"{MIN_PER_CLASS} of each; {remedy} so that both classes reach every split"
                 )
         elif not len(values):
-            raise DataError(
-                f"{place}: the {split} split has no records with {label}; expected some; bring more data, or change ingest.split"
-            )
+            raise DataError(f"{place}: the {split} split has no records with {label}; expected some; {remedy}")
         elif targets.task in CLASS_TASKS and len(np.unique(values)) < 2:
             raise DataError(
                 f"{place}: all {len(values)} records of the {split} split are of one class, '{targets.classes[int(values[0])]}'; "
-                "expected two or more classes; bring more data, or change ingest.split"
+                f"expected two or more classes; {remedy}"
             )
+        elif why := _split_without_choice(targets.take(np.flatnonzero(dataset.mask(split)))):
+            raise DataError(f"{place}: the {split} split cannot be told apart by {label}: {why}; {remedy}")
     test_groups = set(dataset.table.filter(pl.col("split") == "test")["group"].to_list())
     if len(test_groups) < 2:
         raise DataError(
             f"{place}: all records of the test split are in one group, '{min(test_groups)}'; expected at least 2 groups, because the "
-            "intervals come from resampling groups; bring more data or make ingest.split.block_bases smaller"
+            f"intervals come from resampling groups; {remedy} (of windows: make ingest.split.block_bases smaller)"
         )
+
+
+def _split_without_choice(targets: Targets) -> str:
+    """Of several labels some may be the same for a whole split, which is left out of their means; not all of them."""
+    if targets.task == "multilabel" and (targets.values != targets.values[0]).any():
+        return ""
+    return without_choice(targets)
 
 
 def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset(), dimensions: int | None = None) -> FloatArray:

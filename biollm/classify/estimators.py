@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from biollm.classify.config import Calibration, HeadName, Task, TuneOptions
 from biollm.classify.fitting import FittedHead, Method, fit_head
 from biollm.classify.folds import Pair, inner_folds
-from biollm.classify.heads import heads_for
+from biollm.classify.heads import check_settings, heads_for
 from biollm.classify.metrics import FloatArray, IntArray
 from biollm.classify.models import Examples
-from biollm.classify.targets import Targets
+from biollm.classify.targets import MAX_RELEVANCE, Targets, odd_relevance, without_choice
+from biollm.core.errors import listed
 
 
 class _Head(BaseEstimator):  # type: ignore[misc]
@@ -30,6 +31,7 @@ class _Head(BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, features: FloatArray, targets: Targets, groups: Any, validation: tuple[FloatArray, Targets] | None) -> Self:
         heads_for(targets.task, [self.kind])
+        check_settings(self.kind, targets.task, self.settings)
         if len(targets) < 2:
             raise ValueError(
                 f"Found array with {len(targets)} sample; a head needs 2 or more, because settings are chosen on held-out rows"
@@ -47,6 +49,26 @@ class _Head(BaseEstimator):  # type: ignore[misc]
         inner = inner_folds(targets, codes, self.inner_folds, self.seed)
         self.fitted_ = fit_head(self._method(), Examples(features, targets), inner, True, rows)
         return self
+
+    def _check_options(self) -> None:
+        """Raises ValueError for options that cannot be; scikit-learn's contract leaves these checks to fit."""
+        calibration, abstain = getattr(self, "calibration", "none"), getattr(self, "abstain", None)
+        if calibration not in get_args(Calibration):
+            raise ValueError(f"calibration is {calibration!r}; expected one of {', '.join(get_args(Calibration))} (sigmoid is Platt's)")
+        if abstain is not None and not 0 < abstain <= 1:
+            raise ValueError(f"abstain is {abstain!r}; expected the accuracy that answered rows must reach, above 0 and up to 1, or None")
+        for name, value, least in (("tune", self.tune, 1), ("inner_folds", self.inner_folds, 2), ("pca", self.pca, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value!r}; expected {least} or more")
+
+    def _held_out(self, X: Any, y: Any) -> tuple[FloatArray, np.ndarray[Any, Any]]:
+        """The rows of `validation`. Raises ValueError if they are not as many as their labels, or not as wide as X."""
+        table, labels = check_array(X, dtype=np.float64), np.asarray(y)
+        if len(table) != len(labels):
+            raise ValueError(f"validation has {len(table)} rows of X, but {len(labels)} of y; expected one label for each row")
+        if table.shape[1] != self.n_features_in_:
+            raise ValueError(f"validation has {table.shape[1]} columns, X has {self.n_features_in_}; expected the same columns")
+        return table, labels
 
     def _output(self, X: Any) -> FloatArray:
         check_is_fitted(self, "fitted_")
@@ -94,8 +116,10 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
         """X: (n, columns); y: (n,) or (n, labels); groups: (n,) equal values stay together in the inner folds.
 
         validation: (X, y) to choose settings on instead of inner folds; the head is then fitted on X, y alone.
-        Raises ValueError (scikit-learn's contract) for NaN, unknown classes or one class only.
+        Raises ValueError (scikit-learn's contract) for NaN, unknown classes or one class only, options and settings that the head does
+        not have, and validation rows that do not fit to each other or to X.
         """
+        self._check_options()
         table, labels = validate_data(self, X, y, dtype=np.float64, multi_output=True)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = column_or_1d(labels, warn=True)
@@ -104,8 +128,10 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
         targets = self._targets(labels)
         held_out = None
         if validation is not None:
-            other = check_array(validation[0], dtype=np.float64)
-            held_out = (other, self._targets(np.asarray(validation[1])))
+            other, other_labels = self._held_out(*validation)
+            if other_labels.shape[1:] != labels.shape[1:]:
+                raise ValueError(f"validation has y of the shape {other_labels.shape}, but y is {labels.shape}; expected as many labels")
+            held_out = (other, self._targets(other_labels))
         return self._fit(table, targets, groups, held_out)
 
     def _class_set(self, labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -173,12 +199,18 @@ class _Quantity(_Head):
         return self._output(X)
 
     def _fit_values(self, task: Task, X: Any, y: Any, groups: Any, query: IntArray | None, validation: Any, other_query: Any) -> Self:
+        self._check_options()
         table, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        targets = Targets(task, (), values.astype(np.float64), query)
         held_out = None
         if validation is not None:
-            other = check_array(validation[0], dtype=np.float64)
-            held_out = (other, Targets(task, (), np.asarray(validation[1], dtype=np.float64), other_query))
-        return self._fit(table, Targets(task, (), values.astype(np.float64), query), groups, held_out)
+            other, other_values = self._held_out(validation[0], validation[1])
+            held_out = (other, Targets(task, (), _finite(other_values), other_query))
+        if task == "ranking":
+            _check_ranking(targets, "")
+            if held_out is not None:
+                _check_ranking(held_out[1], "validation: ")
+        return self._fit(table, targets, groups, held_out)
 
 
 class HeadRegressor(RegressorMixin, _Quantity):  # type: ignore[misc]
@@ -193,13 +225,36 @@ class HeadRanker(_Quantity):
     """A head that ranks records within lists (XGBoost, rank:ndcg)."""
 
     def fit(self, X: Any, y: Any, query: Any, validation: tuple[Any, Any, Any] | None = None) -> Self:
-        """X: (n, columns); y: (n,) relevance, 0 or more; query: (n,) the list of each; validation: (X, y, query)."""
+        """X: (n, columns); y: (n,) relevance, whole numbers of 0 to 31; query: (n,) the list of each; validation: (X, y, query).
+
+        Raises ValueError for another relevance, naming rows, and where no list holds two rows of different relevance.
+        """
         lists = np.unique(np.asarray(query), return_inverse=True)[1].astype(np.int64)
         other = None
         if validation is not None:
             # Lists of the validation rows are numbered on, so that none is taken for one of the train rows.
             other = lists.max() + 1 + np.unique(np.asarray(validation[2]), return_inverse=True)[1].astype(np.int64)
         return self._fit_values("ranking", X, y, None, lists, validation, other)
+
+
+def _finite(values: np.ndarray[Any, Any]) -> FloatArray:
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or not np.isfinite(numbers).all():
+        raise ValueError(f"validation has y of the shape {numbers.shape} with NaN or infinity or several columns; expected a number a row")
+    return numbers
+
+
+def _check_ranking(targets: Targets, place: str) -> None:
+    assert targets.query is not None
+    if len(targets.query) != len(targets):
+        raise ValueError(f"{place}query has {len(targets.query)} rows, y {len(targets)}; expected the list of each row")
+    if odd := odd_relevance(targets.values):
+        raise ValueError(
+            f"{place}y holds {targets.values[odd[0]]:g} in row {odd[0]} (rows {listed([str(i) for i in odd], 5)} in all); "
+            f"relevance is a whole number of 0 to {MAX_RELEVANCE}"
+        )
+    if why := without_choice(targets):
+        raise ValueError(f"{place}{why}, so there is no order to learn; give the list of each row as query")
 
 
 def _joined(first: Targets, second: Targets) -> Targets:

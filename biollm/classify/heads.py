@@ -16,6 +16,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
+from xgboost import XGBModel
 
 from biollm.classify.boosting import fit_booster, threads
 from biollm.classify.config import HeadName, Task
@@ -191,6 +192,30 @@ def heads_for(task: Task, wanted: list[HeadName]) -> list[HeadName]:
             f"classify.heads names {', '.join(unable)}, which cannot do {task}; expected some of {', '.join(able)}; leave it out"
         )
     return wanted or [name for name in ("logistic", "ridge", "xgboost") if name in able and (name != "ridge" or task == "regression")]
+
+
+def check_settings(kind: HeadName, task: Task, settings: Settings | None) -> None:
+    """Raises ValueError for settings fixed by hand that the head does not know, or without one that it needs.
+
+    logistic, ridge, svm and mlp: all those of their `choices`. forest, xgboost: some of the library's own names.
+    """
+    if settings is None:
+        return
+    if kind == "forest":
+        known = set((RandomForestRegressor if task == "regression" else RandomForestClassifier)().get_params())
+        known -= {"n_estimators", "n_jobs", "random_state"}  # set by biollm
+    elif kind == "xgboost":
+        known = set(XGBModel().get_params()) | {"eta", "lambda", "alpha", "rounds"}
+    else:
+        known = set(HEADS[kind].choices[0])
+        if lacking := sorted(known - settings.keys()):
+            raise ValueError(
+                f"settings is {settings}; the head '{kind}' needs {', '.join(lacking)} too, for example {HEADS[kind].choices[0]}"
+            )
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(
+            f"settings names {', '.join(unknown)}, which the head '{kind}' does not have; expected of {', '.join(sorted(known))}"
+        )
 
 
 def plain_head(task: Task) -> HeadName:

@@ -90,7 +90,8 @@ def without_fold_levels(targets: Targets, output: FloatArray, folds: Sequence[tu
     folds: (train rows, scored rows) each. A head's output lies around the level of its own train rows, and where a fold holds more
     positives its train rows hold fewer: over folds taken together a head that knows nothing would score below chance (Parker, Gunter &
     Bedo, BMC Bioinformatics 8:326, 2007). Each fold's logits are taken relative to the frequencies in its train rows (quantities: to
-    their mean). Orders within a fold stay as they are.
+    their mean). Orders within a fold stay as they are. A class that all or none of a fold's train rows belong to cannot be learned there:
+    what the head says of it in that fold is no decision, and is NaN (see `unlearned`).
     """
     if len(folds) < 2 or targets.task == "ranking":
         return output
@@ -99,10 +100,22 @@ def without_fold_levels(targets: Targets, output: FloatArray, folds: Sequence[tu
         if targets.task == "regression":
             levelled[scored] -= targets.values[train].mean()
             continue
-        level = np.clip(targets.take(train).of_class().mean(axis=0), _TINY, 1 - _TINY)
-        probability = np.clip(output[scored], _TINY, 1 - _TINY)
-        levelled[scored] = logit(probability) - logit(level if output.ndim == 2 else level[0])
+        share = targets.take(train).of_class().mean(axis=0)
+        level = logit(np.clip(share, _TINY, 1 - _TINY))
+        level[(share == 0) | (share == 1)] = np.nan
+        levelled[scored] = logit(np.clip(output[scored], _TINY, 1 - _TINY)) - (level if output.ndim == 2 else level[0])
     return levelled
+
+
+def unlearned(targets: Targets, folds: Sequence[tuple[IntArray, IntArray]]) -> dict[str, list[int]]:
+    """By class (or label): the numbers of the folds whose train rows all or none belong to it. The other classes are left out."""
+    found: dict[str, list[int]] = {}
+    for number, (train, _) in enumerate(folds):
+        shares = targets.take(train).of_class().mean(axis=0)
+        for name, share in zip(targets.classes[-len(shares) :], shares, strict=True):
+            if share in (0, 1):
+                found.setdefault(name, []).append(number)
+    return found
 
 
 def _classes(targets: Targets, output: FloatArray, weights_Bn: FloatArray, ranked: FloatArray) -> dict[str, FloatArray]:
@@ -137,13 +150,18 @@ def _by_class(output: FloatArray) -> FloatArray:
 
 
 def _macro(member: BoolArray, scores: FloatArray, weights_Bn: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """AUROC and AUPRC, (B,) each: means over the classes that a weighting leaves members and others of; NaN if none."""
+    """AUROC and AUPRC, (B,) each: means over the classes that a weighting leaves members and others of; NaN if none. Decisions without a
+    score (NaN) are passed over."""
     aurocs, auprcs = np.full((2, member.shape[1], len(weights_Bn)), np.nan)
     for c in range(member.shape[1]):
-        inside = weights_Bn @ member[:, c]
-        usable = (inside > 0) & (inside < weights_Bn.sum(axis=1))
+        known = ~np.isnan(scores[:, c])
+        positive, said, weights = member[:, c], scores[:, c], weights_Bn
+        if not known.all():
+            positive, said, weights = positive[known], said[known], weights_Bn[:, known]
+        inside = weights @ positive
+        usable = (inside > 0) & (inside < weights.sum(axis=1))
         if usable.any():
-            found = measure(member[:, c], scores[:, c], weights_Bn if usable.all() else weights_Bn[usable])
+            found = measure(positive, said, weights if usable.all() else weights[usable])
             aurocs[c, usable], auprcs[c, usable] = found.auroc, found.auprc
     return _nan_mean(aurocs), _nan_mean(auprcs)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from biollm.core.errors import DataError, listed
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -67,7 +69,7 @@ def resample_groups(groups: list[str], member: BoolArray | None, samples: int, r
     """Draw as many groups as there are, with replacement, `samples` times.
 
     member: (n,) which rows are positive, or (n, C) of each class or label: resamples in which none of them has both members and others
-    are left out, counted. None: any resample will do (quantities).
+    are left out, counted. None: any resample will do (quantities). Raises DataError if no resample is left.
     """
     names, group_of_row = np.unique(np.array(groups, dtype=np.str_), return_inverse=True)
     G = len(names)
@@ -77,6 +79,11 @@ def resample_groups(groups: list[str], member: BoolArray | None, samples: int, r
         members_G = np.bincount(group_of_row, weights=column, minlength=G)
         others_G = np.bincount(group_of_row, weights=~column, minlength=G)
         usable |= (counts_BG @ members_G > 0) & (counts_BG @ others_G > 0)
+    if not usable.any():
+        raise DataError(
+            f"none of {samples} resamples of the {G} groups of the {len(groups)} scored records ({listed(names.tolist(), 5)}) holds a "
+            "class and others beside it, so nothing can be measured; bring more data, or groups that hold several classes"
+        )
     return Resamples(counts_BG[usable], group_of_row.astype(np.int64), int(samples - usable.sum()))
 
 
@@ -91,7 +98,9 @@ def bootstrap(positive: BoolArray, scores: FloatArray, resamples: Resamples) -> 
 
 
 def interval(values: FloatArray) -> tuple[float, float]:
-    """The 95 % percentile interval; resamples that leave nothing to measure (NaN) are passed over."""
+    """The 95 % percentile interval; resamples that leave nothing to measure (NaN) are passed over. NaN if all of them do."""
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 

@@ -16,12 +16,15 @@ from biollm.classify.fitting import FittedHead
 from biollm.classify.heads import HEADS
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.rows import no_nan
+from biollm.core.artifacts import MANIFEST, open_artifact
 from biollm.core.errors import ArtifactError, DataError
-from biollm.core.files import read_sidecar, write_json
+from biollm.core.files import read_json, read_sidecar, write_json
 from biollm.core.recipe import Section
+from biollm.core.resources import digest_folder
 
 CARD = "head.json"
 SCHEMA_VERSION = 1
+STAGES = ("expand", "pretrain", "finetune")  # what models are made by, in the inputs of the stage embed
 
 
 class HeadCard(Section):
@@ -138,10 +141,49 @@ def save_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
     write_json(folder / CARD, no_nan(values.model_dump(mode="json")))
 
 
-def load_head(folder: str | Path, model_digest: str | None = None) -> SavedHead:
-    """Open a head folder (…/classify/heads/<row>).
+def embedding_digest(place: Path) -> str:
+    """The digest of the model that made some embeddings: of a stage's model that of its artifact; of a base, and of a folder of
+    `biollm embed-file`, that of the model's files. place: see `load_head`.
 
-    model_digest: of the model whose embeddings it will be given; None: not checked here.
+    Raises ArtifactError if nothing beside the embeddings says which model made them.
+    """
+    folder = place if place.is_dir() else place.parent
+    path = folder / MANIFEST
+    told = read_json(path) if path.is_file() else {}
+    if (made_from := told.get("made_from")) is not None:
+        return str(made_from["model"])
+    if told.get("stage") != "embed" or place.is_dir():
+        raise ArtifactError(
+            f"{place}: nothing here says which model made these embeddings; expected results/<recipe>/embed/<set>.parquet with its "
+            f"{MANIFEST}, or a folder of `biollm embed-file`; name such a place, or give model_digest"
+        )
+    artifact = open_artifact(folder)
+    if place.name not in artifact.manifest.files or place.stem not in artifact.facts["sets"]:
+        raise ArtifactError(f"{place}: not one of the embeddings of this stage; expected one of {', '.join(artifact.facts['sets'])}")
+    facts, inputs = artifact.facts["sets"][place.stem], artifact.manifest.inputs
+    bases = [digest for name, digest in inputs.items() if name not in ("ingest", *STAGES)]
+    return str(facts.get("model_digest") or (bases[0] if bases else artifact.manifest.files[place.name]))
+
+
+def _is_model(head: Path, block: EmbeddingBlock, digest: str) -> bool:
+    """Whether a digest is that of the model of a block. `biollm embed-file` knows a stage's model by its files: the one beside the head is
+    looked at for that."""
+    if block.model_digest == digest:
+        return True
+    beside = [head.absolute().parents[2] / stage for stage in STAGES if block.set.startswith(stage)]
+    return any(
+        (place / MANIFEST).is_file() and digest_folder(place) == digest and open_artifact(place).digest == block.model_digest
+        for place in beside
+    )
+
+
+def load_head(folder: str | Path, model_digest: str | None = None, embeddings: str | Path | None = None) -> SavedHead:
+    """Open a head folder (`…/classify/heads/<row>`).
+
+    An array of numbers carries no digest: a head that is asked about one believes that it comes from the model that it was fitted on, and
+    only checks its width. To have the model checked, name one of these:
+    model_digest: of the model whose embeddings it will be given.
+    embeddings: where they lie: a file of the stage embed (`results/<recipe>/embed/<set>.parquet`), or a folder of `biollm embed-file`.
     Raises ArtifactError if the folder is no head or damaged, or if it was fitted on embeddings of another model, naming both digests.
     """
     folder = Path(folder)
@@ -151,12 +193,15 @@ def load_head(folder: str | Path, model_digest: str | None = None) -> SavedHead:
     card = read_sidecar(path, HeadCard)
     if card.schema_version != SCHEMA_VERSION:
         raise ArtifactError(f"{path}: written by another version of biollm (schema {card.schema_version}); run the stage classify again")
-    if model_digest is not None:
+    known = [] if model_digest is None else [model_digest]
+    if embeddings is not None:
+        known.append(embedding_digest(Path(embeddings)))
+    for digest in known:
         for block in card.features:
-            if isinstance(block, EmbeddingBlock) and block.model_digest != model_digest:
+            if isinstance(block, EmbeddingBlock) and not _is_model(folder, block, digest):
                 raise ArtifactError(
                     f"{folder}: fitted on embeddings of the model with digest {block.model_digest} ('{block.set}', {block.title}), "
-                    f"but given those of the model with digest {model_digest}; embed with the model that the head was fitted on, or fit it "
+                    f"but given those of the model with digest {digest}; embed with the model that the head was fitted on, or fit it "
                     "again"
                 )
     file = folder / card.model_file

@@ -60,7 +60,8 @@ def majority_outcome(dataset: Dataset, folds: list[Fold]) -> Outcome:
             said = _empty(targets)[tuned]
             said[:] = _constant(targets.take(fitted))
             validation.append(primary_score(targets.take(tuned), said))
-    return Outcome(output, float(np.nanmean(validation)))
+    known = [score for score in validation if not np.isnan(score)]
+    return Outcome(output, float(np.mean(known)) if known else float("nan"))
 
 
 def finetuned_outcome(dataset: Dataset, scores: FloatArray) -> Outcome:
@@ -113,11 +114,14 @@ def score_row(plan: RowPlan, outcome: Outcome, dataset: Dataset, folds: list[Fol
     """The measures of a row on all scored records together, their resamples, and each fold's own."""
     scored = scored_rows(folds)
     targets, output = dataset.targets.take(scored), outcome.output[scored]
-    ranked = _ranked(outcome, dataset.targets, folds)[scored]
+    levelled = _ranked(outcome, dataset.targets, folds)
+    ranked = levelled[scored]
     of_folds = []
     if len(folds) > 1:
         for fold in folds:
-            values = measure_plain(dataset.targets.take(fold.test), outcome.output[fold.test])
+            own = outcome.output[fold.test]
+            # On the level of their fold, without what its head could not learn.
+            values = measure_plain(dataset.targets.take(fold.test), own, np.where(np.isnan(levelled[fold.test]), np.nan, own))
             of_folds.append({"fold": fold.name, "records": len(fold.test), "choice": "", **values})
         for facts, head in zip(of_folds, outcome.of_fold, strict=False):
             facts["choice"] = head.choice
@@ -167,7 +171,9 @@ def curves(outcome: Outcome, targets: Targets, folds: list[Fold]) -> dict[str, d
     ranked = _ranked(outcome, targets, folds)[scored].ravel()
     if truth.task in ("regression", "ranking"):
         return {}
-    member: BoolArray = truth.of_class().ravel()
+    decided = ~np.isnan(ranked)
+    member: BoolArray = truth.of_class().ravel()[decided]
+    ranked = ranked[decided]
     fpr, tpr = roc_points(member, ranked, _CURVE_POINTS)
     recall, precision = pr_points(member, ranked, _CURVE_POINTS)
     return {

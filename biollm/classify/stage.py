@@ -18,21 +18,23 @@ from biollm.classify.data import Dataset, check_given_splits, load_dataset, load
 from biollm.classify.fitting import Method
 from biollm.classify.folds import Fold, given_fold, inner_folds, outer_folds
 from biollm.classify.heads import heads_for
-from biollm.classify.measures import MEASURES, primary
-from biollm.classify.metrics import FloatArray, resample_groups
+from biollm.classify.measures import MEASURES, primary, primary_score, unlearned, without_fold_levels
+from biollm.classify.metrics import FloatArray, IntArray, resample_groups
 from biollm.classify.rows import FINETUNE, MAJORITY, AtHand, RowPlan, ScoredRow, no_nan, plan_rows
 from biollm.classify.saved import save_head
 from biollm.classify.scoring import Outcome, curves, finetuned_outcome, head_outcome, majority_outcome, score_row, scored_rows
 from biollm.classify.tables import Tables, build_tables, set_titles
 from biollm.classify.verdict import judge
+from biollm.core.errors import DataError, listed
 from biollm.core.files import write_json
 from biollm.core.job import Job
-from biollm.core.progress import progress
+from biollm.core.progress import progress, say
 from biollm.core.seeding import derive_seed, generator
 from biollm.corpus.columns import COVERAGE, LABEL, RECORDS, SPLITS, TRACK
 from biollm.corpus.options import AuditOptions
 from biollm.corpus.records import audit_records
 
+_SHOWN_IDS = 5
 _FOLDS_FINETUNE = "fine-tuned models were fitted on the corpus's own train split, so folds cannot score them"
 
 
@@ -41,6 +43,9 @@ def run(job: Job[Config]) -> dict[str, Any]:
     verdict."""
     config = job.config
     dataset = load_dataset(job.input("ingest") / RECORDS, config)
+    unlabelled = sorted(dataset.unlabelled)
+    if unlabelled:
+        say(f"classify: {len(unlabelled):,} records have no label and are left out: {listed(unlabelled, _SHOWN_IDS)}")
     heads = heads_for(dataset.targets.task, list(config.heads))
     folds, keep = _folds(job, dataset)
     leakage = _audit(job, dataset, folds)
@@ -76,6 +81,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         "left_out": left_out,
         "comparisons": [comparison.facts() for comparison in comparisons],
         "leakage": leakage,
+        "unlabelled": {"records": len(unlabelled), "first_ids": unlabelled[:_SHOWN_IDS]},
         "splits": {split: _split_facts(dataset, dataset.mask(split)) for split in SPLITS},
         "scheme": _scheme_facts(config, dataset, folds),
         "calibration": config.calibration,
@@ -105,11 +111,29 @@ def _folds(job: Job[Config], dataset: Dataset) -> tuple[list[Fold], Fold]:
         return [fold], fold
     seed = derive_seed(job.seed, "classify", "folds")
     folds = outer_folds(options, targets, dataset.ids, dataset.groups, seed)
+    _check_learnable(dataset, folds, options.by)
     everything = np.arange(len(dataset))
     codes = np.unique(np.array(dataset.groups, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
     inner = inner_folds(targets, codes, options.inner_folds, seed)
     keep = Fold("all labelled records", everything, everything[:0], inner if options.scheme == "nested" else inner[:1], refit=True)
     return folds, keep
+
+
+def _pairs(folds: list[Fold]) -> list[tuple[IntArray, IntArray]]:
+    return [(fold.train, fold.test) for fold in folds]
+
+
+def _check_learnable(dataset: Dataset, folds: list[Fold], by: str) -> None:
+    """Raises DataError if no class can be measured, because no fold's train rows hold what the fold is scored on."""
+    targets = dataset.targets
+    if targets.task in ("regression", "ranking"):
+        return
+    nothing = np.full((len(targets), len(targets.classes)) if targets.task != "binary" else len(targets), 0.5)
+    if np.isnan(primary_score(targets, without_fold_levels(targets, nothing, _pairs(folds)))):
+        raise DataError(
+            f"{dataset.place}: no class can be measured in these {len(folds)} folds: each lives in one group by '{by}', so that no "
+            "head has seen the class that it is scored on; bring more groups of each class, or name another column in classify.split.by"
+        )
 
 
 def _audit(job: Job[Config], dataset: Dataset, folds: list[Fold]) -> dict[str, Any]:
@@ -179,12 +203,24 @@ def _scheme_facts(config: Config, dataset: Dataset, folds: list[Fold]) -> dict[s
         f"({config.split.scheme.replace('_', ' ')}); settings were chosen on {chosen} of groups held out of each fold's train records. "
         "The corpus's own splits were not used. The saved heads are fitted on all labelled records."
     )
+    missing = {} if dataset.targets.task in ("regression", "ranking") else unlearned(dataset.targets, _pairs(folds))
+    for name, numbers in missing.items():
+        sentence += (
+            f" The train records of {listed([folds[i].name for i in numbers], 3)} cannot teach '{name}' (none of them is of it, or all "
+            "are), so AUROC and AUPRC leave out what was said of it there."
+        )
     told = []
     for fold in folds:
         mask = np.zeros(len(dataset), dtype=bool)
         mask[fold.test] = True
         told.append({"name": fold.name, "train_records": len(fold.train), **_split_facts(dataset, mask)})
-    return {"scheme": config.split.scheme, "by": config.split.by, "sentence": sentence, "folds": told}
+    return {
+        "scheme": config.split.scheme,
+        "by": config.split.by,
+        "sentence": sentence,
+        "folds": told,
+        "unlearned": {name: [folds[i].name for i in numbers] for name, numbers in missing.items()},
+    }
 
 
 def _predictions(dataset: Dataset, folds: list[Fold], outcomes: dict[str, Outcome]) -> pl.DataFrame:

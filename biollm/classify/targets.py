@@ -19,6 +19,8 @@ from biollm.corpus.columns import LABEL
 
 # Whole numbers up to so many are taken as classes, more as a quantity. The facts say what was taken.
 MAX_WHOLE_NUMBER_CLASSES = 20
+# The gain of a relevance is 2**relevance - 1, which XGBoost counts in 32 bits.
+MAX_RELEVANCE = 31
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,19 @@ def class_order(values: Sequence[Any]) -> list[str]:
 
 
 def resolve_task(wanted: Literal["auto"] | Task, labels: list[pl.Series]) -> Task:
-    """The task, from the label columns (without nulls) if it is left open."""
+    """The task, from the label columns (without nulls) if it is left open. Numbers with a point are whole if all of them are: pandas writes
+    0 and 1 as 0.0 and 1.0 where one is missing."""
     if wanted != "auto":
         return wanted
     if len(labels) > 1:
         return "multilabel"
     label = labels[0]
-    distinct = label.n_unique()
     if label.dtype.is_float():
-        return "regression"
-    if label.dtype.is_integer() and distinct > MAX_WHOLE_NUMBER_CLASSES:
+        label = label.filter(label.is_finite())
+        if not label.len() or (label != label.round()).any():
+            return "regression"
+    distinct = label.n_unique()
+    if label.dtype.is_numeric() and distinct > MAX_WHOLE_NUMBER_CLASSES:
         return "regression"
     return "binary" if distinct <= 2 else "multiclass"
 
@@ -97,10 +102,10 @@ def read_targets(table: pl.DataFrame, columns: list[str], task: Task, classes: l
         values = _numbers(ids, column, place)
         if task == "regression":
             return Targets(task, (), values)
-        if (values < 0).any():
-            low = [ids[i] for i in np.flatnonzero(values < 0)]
+        if odd := [ids[i] for i in odd_relevance(values)]:
             raise DataError(
-                f"{place}: {len(low)} records have a relevance below 0 in '{column.name}': {listed(low, 5)}; expected 0 or more"
+                f"{place}: {len(odd)} records have a relevance that is no whole number of 0 to {MAX_RELEVANCE} in '{column.name}': "
+                f"{listed(odd, 5)}; expected grades such as 0, 1, 2; write quantities as grades, or set classify.task to regression"
             )
         _, lists = np.unique(table[query].cast(pl.String).to_numpy(), return_inverse=True)
         return Targets(task, (), values, lists.astype(np.int64))
@@ -125,6 +130,29 @@ def read_targets(table: pl.DataFrame, columns: list[str], task: Task, classes: l
         _check_rare(ids, spelled, names, place)
     codes = spelled.replace_strict(names, list(range(len(names))), return_dtype=pl.Int64).to_numpy()
     return Targets(task, tuple(names), codes.astype(np.float64))
+
+
+def odd_relevance(values: FloatArray) -> list[int]:
+    """The rows whose relevance is no whole number of 0 to 31."""
+    return np.flatnonzero(~((values >= 0) & (values <= MAX_RELEVANCE) & (values == np.round(values)))).tolist()
+
+
+def without_choice(targets: Targets) -> str:
+    """Why there is nothing to predict of these records, "" if there is: one class, a label or quantity with one value, or ranking without a
+    list in which two records differ."""
+    values, n = targets.values, len(targets)
+    if targets.task == "multilabel":
+        constant = [f"'{name}' is {column[0]:g} for all {n} records" for name, column in zip(targets.classes, values.T, strict=True)
+                    if (column == column[0]).all()]  # fmt: skip
+        return "; ".join(constant)
+    if targets.task == "ranking":
+        assert targets.query is not None
+        pairs = np.unique(np.column_stack([targets.query, values]), axis=0)
+        lists = len(np.unique(targets.query))
+        return "" if len(pairs) > lists else f"none of its {lists} lists ({n} records) holds two records of different relevance"
+    if (values != values[0]).any():
+        return ""
+    return f"all {n} records have the one value '{targets.classes[int(values[0])] if targets.classes else f'{values[0]:g}'}'"
 
 
 def _check_rare(ids: list[str], spelled: pl.Series, names: list[str], place: str) -> None:

@@ -202,7 +202,7 @@ def test_bad_input_is_named_and_leaves_no_file(classified: Run, tmp_path: Path) 
     refuse(DataError, r"record odd: holds 'J' at position 5; dna may hold", "expand_logistic", fasta, rows=1)
     refuse(DataError, r"sequences only, but the head reads track_cpg too; give a Parquet", "tracks_logistic", fasta)
     fasta.write_text(">short\nACGTACGTACGTACGT\n")
-    refuse(DataError, r"are not 64 long", "positional_logistic", fasta)
+    refuse(DataError, r"1 records are not 64 letters long: short; the head reads letters by position", "positional_logistic", fasta)
     refuse(ResourceError, r"none.fa: no such file", "expand_logistic", tmp_path / "none.fa")
     refuse(ConfigError, r"ends in .parquet or .csv", "expand_logistic", fasta, out=tmp_path / "p.txt")
     table = tmp_path / "new.csv"

@@ -25,6 +25,8 @@ from biollm.core.errors import ConfigError, DataError, ResourceError
 from biollm.embed.embedder import Embedder
 from biollm.stages import Run
 
+_FOLD = ["train", "train", "train", "train", "validation", "validation", "test", "test"]
+
 
 def _rows(number: int, seed: int, signal: float) -> list[tuple[str, int]]:
     """DNA of 40 bases; the positives are richer in GC."""
@@ -41,14 +43,21 @@ def _csv(path: Path, rows: list[tuple[str, int]], split: list[str] | None = None
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("suite")
-    fold = ["train", "train", "train", "train", "validation", "validation", "test", "test"]
     _csv(place / "drawn.csv", _rows(160, 1, 0.4))
-    _csv(place / "given.csv", _rows(160, 2, 0.4), fold * 20)
+    _csv(place / "given.csv", _rows(160, 2, 0.4), _FOLD * 20)
     leaking = _rows(160, 3, 0.0)
     for i in range(6, 160, 8):  # of every eight rows the seventh, for test, is the first again
         leaking[i] = leaking[i - 6]
-    _csv(place / "leaking.csv", leaking, fold * 20)
+    _csv(place / "leaking.csv", leaking, _FOLD * 20)
     return place
+
+
+def test_a_label_of_zero_and_one_with_gaps_is_two_classes(folder: Path, tmp_path: Path) -> None:
+    data = pl.read_csv(folder / "given.csv").with_row_index().with_columns(pl.col("y").cast(pl.Float64))
+    data.with_columns(y=pl.when(pl.col("index") == 7).then(None).otherwise("y")).drop("index").write_csv(tmp_path / "given.csv")
+    prepared = prepare(SuiteTable.model_validate(_table("given", metric="auroc")), tmp_path, [0], None)
+    dataset = prepared.draws[0].dataset
+    assert (dataset.targets.task, dataset.targets.classes, sorted(dataset.unlabelled)) == ("binary", ("0", "1"), ["given:9"])
 
 
 COLUMNS = {"sequence": "seq", "label": "y"}
@@ -132,8 +141,8 @@ def test_an_adapted_model_reads_sequences_by_its_own_vocabulary_and_other_ones_a
     assert (model.name, model.digest) == ("results/expand", open_artifact(place).digest)
     table = SuiteTable.model_validate(_table("given"))
     assert score_model(model, prepare(table, folder, [0], None), None).note == "", "its computed track comes from the sequence"
-    protein = SuiteTable.model_validate(_table("given", modality="protein"))
-    assert score_model(model, prepare(protein, folder, [0], None), None).note == "reads protein as text"
+    rna = SuiteTable.model_validate(_table("given", modality="rna"))
+    assert score_model(model, prepare(rna, folder, [0], None), None).note == "reads rna as text"
 
 
 def test_test_labels_decide_nothing_but_the_score(folder: Path, tmp_path: Path) -> None:
@@ -187,8 +196,13 @@ def test_strict_refuses_a_leaking_table_and_what_is_wrong_is_named(folder: Path,
     with pytest.raises(ConfigError, match="table 'given': metric is r2, which task binary does not have; expected one of auroc"):
         prepare(SuiteTable.model_validate(_table("given", metric="r2")), folder, [0], None)
     (folder / "one.csv").write_text("sequence,label\n" + "".join(f"{'ACGT' * (i + 5)},1\n" for i in range(40)))
-    with pytest.raises(DataError, match="table 'one': "):
+    with pytest.raises(DataError) as caught:
         run_suite(_suite(folder, {"name": "one", "path": "one.csv"}), [str(bert_base)], tmp_path, Options(seeds=1))
+    assert str(caught.value).startswith("table 'one': its labelled records: label_label: all 40 records have the one value '1'")
+    _csv(folder / "late.csv", [(s, y if i % 8 < 6 else 1) for i, (s, y) in enumerate(_rows(160, 2, 0.4))], _FOLD * 20)
+    late = {**_table("given"), "name": "late", "path": "late.csv"}
+    with pytest.raises(DataError, match=r"^its labelled records: the test split has 40 records .* choose another split for this table"):
+        prepare(SuiteTable.model_validate(late), folder, [0], None)
     with pytest.raises(ConfigError, match="--models names no model"):
         run_suite(suite, [], tmp_path, Options())
     with pytest.raises(ConfigError, match=r"names .* twice"):

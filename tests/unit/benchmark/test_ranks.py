@@ -44,3 +44,8 @@ def test_ranks_are_meant_over_the_tables_that_an_entry_stands_in() -> None:
     assert (found["a"].mean_rank, found["a"].tables, found["a"].wins) == (1, 1, 1)
     assert (found["b"].mean_rank, found["b"].tables, found["b"].wins) == (2, 2, 1)
     assert (found["kmers"].mean_rank, found["kmers"].kind) == (2, "baseline")
+
+
+def test_equals_at_the_top_are_all_first() -> None:
+    found = {rank.name: rank for rank in mean_ranks([summarise(_entries("auroc", a=[0.9], b=[0.9], kmers=[0.5]), AUROC)])}
+    assert (found["a"].mean_rank, found["a"].wins, found["b"].wins, found["kmers"].wins) == (1.5, 1, 1, 0)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from biollm.benchmark.suite import Suite, SuiteTable, load_suite
+from biollm.benchmark.tables import prepare
 from biollm.core.errors import ConfigError
 from biollm.core.resources import resolve_files
 
@@ -74,3 +75,38 @@ def test_given_splits_stay_as_they_are_and_others_lose_their_copies() -> None:
     drawn = SuiteTable(name="a", path="x").corpus()
     assert (drawn.duplicates.exact, drawn.duplicates.conflicting, drawn.split.by) == ("drop", "drop", "similarity")
     assert drawn.audit.leakage != "refuse", "a leak is marked beside the score"
+
+
+def test_the_shared_tables_hold_variants_molecules_and_abstracts() -> None:
+    tables = {table.name: table for table in _shared().tables}
+    assert {"gb1-one-vs-rest", "gb1-two-vs-rest", "gb1-three-vs-rest", "gb1-low-vs-high", "esol", "clintox", "hiv", "pubmedqa"} <= set(
+        tables
+    )
+    assert {table.metric for name, table in tables.items() if name.startswith("gb1")} == {"spearman"}
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "classes"),
+    [
+        ("gb1-one-vs-rest", "regression", ()),
+        ("esol", "regression", ()),
+        ("clintox", "binary", ("0", "1")),
+        ("sider-hepatobiliary", "binary", ("0", "1")),
+        ("pubmedqa", "multiclass", ("maybe", "no", "yes")),
+    ],
+)
+def test_a_shared_table_opens_and_passes_the_audit(name: str, task: str, classes: tuple[str, ...]) -> None:
+    (table,) = [table for table in _shared().tables if table.name == name]
+    folder = SUITES[0].parent
+    for source in table.corpus().sources:
+        for resource in source.resources():
+            if not (folder / resource).exists():
+                pytest.skip(f"{resource} is not here")
+    prepared = prepare(table, folder, [0], None)
+    assert prepared.draws[0].dataset.targets.task == task
+    assert prepared.draws[0].dataset.targets.classes == classes
+    assert prepared.verdict != "leaks", prepared.sentences()
+
+
+def _shared() -> Suite:
+    return load_suite(next(path for path in SUITES if path.stem == "shared_data"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,3 +69,47 @@ def test_a_head_that_cannot_do_the_task_is_refused() -> None:
     X, signal = _table()
     with pytest.raises(ConfigError, match="names logistic, which cannot do regression; expected some of ridge"):
         HeadRegressor("logistic").fit(X, signal)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calibration": "platt"}, "calibration is 'platt'; expected one of none, isotonic, sigmoid, temperature"),
+        ({"abstain": 2}, "abstain is 2; expected the accuracy"),
+        ({"tune": 0}, "tune is 0; expected 1 or more"),
+        ({"settings": {"foo": 1}}, "the head 'logistic' needs C too, for example"),
+        ({"settings": {"C": 1.0, "foo": 1}}, "settings names foo, which the head 'logistic' does not have; expected of C"),
+        ({"kind": "forest", "settings": {"foo": 1}}, "settings names foo, which the head 'forest' does not have"),
+        ({"kind": "xgboost", "settings": {"foo": 1}}, "settings names foo, which the head 'xgboost' does not have"),
+    ],
+)
+def test_options_that_no_head_has_are_refused(options: dict[str, Any], message: str) -> None:
+    X, signal = _table()
+    with pytest.raises(ValueError, match=message):
+        HeadClassifier(**options).fit(X, signal > 0)
+
+
+def test_validation_rows_that_do_not_fit_are_refused() -> None:
+    X, signal = _table()
+    y = (signal > 0).astype(int)
+    for validation, message in (
+        ((X, y[:10]), "validation has 90 rows of X, but 10 of y"),
+        ((X[:, :2], y), "validation has 2 columns, X has 4"),
+        ((X, np.column_stack([y, y])), r"validation has y of the shape \(90, 2\), but y is \(90,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HeadClassifier().fit(X, y, validation=validation)
+    with pytest.raises(ValueError, match="with NaN or infinity or several columns"):
+        HeadRegressor().fit(X, signal, validation=(X, np.full(90, np.nan)))
+
+
+def test_relevance_is_a_whole_number_and_some_list_has_an_order() -> None:
+    X, signal = _table()
+    y, query = np.digitize(signal, [0, 1]), np.repeat(np.arange(9), 10)
+    for relevance in (y + 0.5, y - 1, y * 40):
+        with pytest.raises(ValueError, match=r"relevance is a whole number of 0 to 31"):
+            HeadRanker().fit(X, relevance, query)
+    with pytest.raises(ValueError, match=r"none of its 90 lists \(90 records\) holds two records of different relevance"):
+        HeadRanker().fit(X, y, np.arange(90))
+    with pytest.raises(ValueError, match="validation: query has 4 rows, y 90"):
+        HeadRanker().fit(X, y, query, validation=(X, y, query[:4]))

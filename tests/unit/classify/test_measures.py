@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics
 
 from biollm.classify.calibration import abstention_facts, calibration_curve, choose_abstention, fit_calibrator
-from biollm.classify.measures import bootstrap_all, measure_all, measure_plain, without_fold_levels
-from biollm.classify.metrics import pr_points, resample_groups
-from biollm.classify.targets import Targets
+from biollm.classify.data import Dataset
+from biollm.classify.folds import Fold
+from biollm.classify.measures import bootstrap_all, measure_all, measure_plain, unlearned, without_fold_levels
+from biollm.classify.metrics import interval, pr_points, resample_groups
+from biollm.classify.scoring import majority_outcome
+from biollm.classify.targets import Targets, resolve_task
+from biollm.core.errors import DataError
 
 
 def _two(rows: int, seed: int) -> tuple[Targets, np.ndarray]:
@@ -145,3 +152,38 @@ def test_abstention_reaches_its_accuracy_where_it_was_chosen_and_says_what_it_gi
     hopeless = choose_abstention(0.99, targets.take(half), 1 - probability[half])
     assert hopeless.confidence is None
     assert abstention_facts(hopeless, targets.take(rest), probability[rest])["coverage"] == 0
+
+
+def test_resamples_none_of_which_can_be_measured_are_refused() -> None:
+    with pytest.raises(DataError, match=r"none of 100 resamples of the 3 groups of the 6 scored records \(a, b, c\) holds a class"):
+        resample_groups(list("aabbcc"), np.ones(6, dtype=bool), 100, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [([0.0, 1.0, float("nan")], "binary"), ([0.0, 1.0, 2.0], "multiclass"), ([0.5, 1.0], "regression"), (list(range(21)), "regression")],
+)
+def test_whole_numbers_are_classes_however_they_are_written(values: list[float], task: str) -> None:
+    assert resolve_task("auto", [pl.Series(values, dtype=pl.Float64)]) == task
+
+
+def test_what_cannot_be_measured_is_no_number_and_no_warning() -> None:
+    targets = Targets("binary", ("0", "1"), np.array([0.0, 1, 0, 1, 1, 1, 0, 1]))
+    train, validation, test = np.arange(4), np.array([4, 5]), np.array([6, 7])
+    fold = Fold("given", train, test, [(train, validation)], refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(majority_outcome(Dataset(pl.DataFrame(), targets, "corpus"), [fold]).validation)
+        assert np.isnan(interval(np.full(3, np.nan))).all()
+
+
+def test_decisions_that_a_fold_could_not_learn_are_passed_over() -> None:
+    targets = Targets("multiclass", ("a", "b", "c"), np.array([0.0, 1, 0, 1, 2, 2]))
+    output = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.5, 0.5, 0], [0.5, 0.5, 0]])
+    folds = [(np.array([2, 3, 4, 5]), np.array([0, 1])), (np.array([0, 1, 4, 5]), np.array([2, 3])), (np.arange(4), np.array([4, 5]))]
+    ranked = without_fold_levels(targets, output, folds)
+    assert np.isnan(ranked[4:, 2]).all()
+    assert np.isnan(ranked).sum() == 2
+    assert unlearned(targets, folds) == {"c": [2]}
+    of_two = [metrics.roc_auc_score(targets.values == c, ranked[:, c]) for c in (0, 1)]
+    assert measure_plain(targets, output, ranked)["auroc"] == pytest.approx(np.mean(of_two))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,8 +14,11 @@ from pydantic import ValidationError
 from biollm.classify import Inputs, load_head
 from biollm.classify.config import Config
 from biollm.classify.stage import run
+from biollm.core.artifacts import make_artifact
 from biollm.core.errors import ArtifactError, ConfigError, DataError
+from biollm.core.files import write_json
 from biollm.core.job import Job
+from biollm.core.resources import digest_folder
 
 ClassifyJob = Callable[..., Job[Config]]
 _KFOLD = {"split": {"scheme": "group_kfold", "folds": 4}}
@@ -215,7 +219,22 @@ def test_embeddings_of_another_model_are_named(classify_job: ClassifyJob) -> Non
          r"1 records have a fraction in 'label_coding': r9; expected classes"),
         ({"task": "regression"}, {"label_coding": lambda t: ["a"] * t.height}, DataError, r"'label_coding' holds text \(record r0: 'a'\)"),
         ({"task": "ranking", "heads": []}, {"label_coding": lambda t: [-1] + [1] * (t.height - 1)}, DataError,
-         r"1 records have a relevance below 0 in 'label_coding': r0"),
+         r"1 records have a relevance that is no whole number of 0 to 31 in 'label_coding': r0; expected grades"),
+        ({"task": "ranking", "heads": []}, {"label_coding": lambda t: [0.5, 32] + [1] * (t.height - 2)}, DataError,
+         r"2 records have a relevance .*: r0, r1"),
+        ({"task": "ranking", "heads": [], "query": "id"}, {}, DataError,
+         r"by 'id', none of its 320 lists \(320 records\) holds two records of different relevance"),
+        (_KFOLD, {"label_coding": lambda t: [1] * t.height}, DataError,
+         r"label_coding: all 320 records have the one value '1', so there is nothing to predict"),
+        (_KFOLD | {"task": "multiclass", "classes": ["a", "b", "c"]}, {"label_coding": lambda t: ["b"] * t.height}, DataError,
+         r"label_coding: all 320 records have the one value 'b'"),
+        (_KFOLD | {"labels": ["coding", "never"]}, {"label_never": lambda t: [0] * t.height}, DataError,
+         r"'never' is 0 for all 320 records, so there is nothing to predict; .* leave that label out"),
+        ({"labels": ["coding", "late"]}, {"label_coding": lambda t: [int(s != "test") * (i % 2) for i, s in enumerate(t["split"])],
+                                          "label_late": lambda t: [int(s != "test") for s in t["split"]]}, DataError,
+         r"the test split cannot be told apart by label_coding, label_late: 'coding' is 0 for all 80 records"),
+        ({"split": {"scheme": "group_kfold", "folds": 3, "by": "split"}}, {"label_coding": lambda t: t["split"].to_list()},
+         DataError, r"no class can be measured in these 3 folds: each lives in one group by 'split'"),
         ({"classes": ["gene", "TE"]}, {"label_coding": _classes}, DataError,
          r"records have no class of this task .*; found other; expected gene, TE"),
         ({}, {"label_coding": lambda t: ["same"] * t.height}, DataError, r"'label_coding' has 1 values \(same\); task binary expected two"),
@@ -237,6 +256,66 @@ def test_bad_input_of_other_tasks_and_schemes_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         run(classify_job(config, records=_with(**records)))  # type: ignore[arg-type]
+
+
+def test_a_class_of_one_group_is_left_out_where_no_head_could_learn_it(classify_job: ClassifyJob) -> None:
+    """Random vectors scored 0.34 here when the fold that holds the class was counted."""
+    rare = lambda t: ["rare" if g == "train-0" else "ab"[v] for g, v in zip(t["group"], t["label_coding"], strict=True)]  # noqa: E731
+    facts = run(classify_job(_KFOLD, signals={"base": 0.0}, records=_with(label_coding=rare)))
+    rows = {row["name"]: row for row in facts["rows"]}
+    assert rows["majority"]["auroc"] == 0.5
+    assert abs(rows["random_logistic"]["auroc"] - 0.5) < 0.08
+    (fold,) = facts["scheme"]["unlearned"]["rare"]
+    assert f"The train records of {fold} cannot teach 'rare'" in facts["scheme"]["sentence"]
+
+
+def test_numbers_with_a_point_that_are_whole_are_classes_and_records_without_one_are_named(
+    classify_job: ClassifyJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_pandas = lambda t: [None if i in (7, 9) else float(v) for i, v in enumerate(t["label_coding"])]  # noqa: E731
+    facts = run(classify_job(signals={"base": 3.0}, records=_with(label_coding=as_pandas)))
+    assert (facts["task"], facts["classes"]) == ("binary", ["0", "1"])
+    assert facts["unlabelled"] == {"records": 2, "first_ids": ["r7", "r9"]}
+    assert "classify: 2 records have no label and are left out: r7, r9" in capsys.readouterr().err
+
+
+def test_a_head_is_refused_for_embeddings_that_another_model_made(classify_job: ClassifyJob, tmp_path: Path) -> None:
+    job = classify_job(signals={"base": 0.2, "pretrain": 3.0})
+    run(job)
+    embed, head = job.input("embed"), job.out / "heads" / "pretrain_logistic"
+    assert load_head(head, embeddings=embed / "pretrain.parquet").classes == ["0", "1"]
+    with pytest.raises(ArtifactError, match=r"fitted on embeddings of the model with digest .*, but given those of the model with digest"):
+        load_head(head, embeddings=embed / "base.parquet")
+    with pytest.raises(ArtifactError, match=r"nothing here says which model made these embeddings; expected results"):
+        load_head(head, embeddings=tmp_path / "vectors.npy")
+    (tmp_path / "new").mkdir()
+    digest = load_head(head).card.features[0].model_digest  # type: ignore[union-attr]
+    for model in (digest, "abc"):
+        write_json(tmp_path / "new/manifest.json", {"made_from": {"model": model}})
+        if model == digest:
+            assert load_head(head, embeddings=tmp_path / "new").classes == ["0", "1"]
+        else:
+            with pytest.raises(ArtifactError, match="but given those of the model with digest abc"):
+                load_head(head, embeddings=tmp_path / "new")
+
+
+def test_embeddings_of_embed_file_are_those_of_the_stage_whose_folder_made_them(classify_job: ClassifyJob, tmp_path: Path) -> None:
+    job = classify_job(signals={"base": 0.2, "pretrain": 3.0})
+    run(job)
+
+    def fill(out: Path, work: Path) -> dict[str, object]:
+        (out / "model.safetensors").write_bytes(b"weights")
+        return {}
+
+    stage = job.out.parent / "pretrain"
+    made = make_artifact(stage, stage="pretrain", key="k", config={}, seed=0, inputs={}, reproducibility="made for a test", fill=fill)
+    head = job.out / "heads" / "pretrain_logistic"
+    card = json.loads((head / "head.json").read_text())
+    card["features"][0]["model_digest"] = made.digest
+    write_json(head / "head.json", card)
+    (tmp_path / "new").mkdir()
+    write_json(tmp_path / "new/manifest.json", {"made_from": {"model": digest_folder(stage)}})
+    assert load_head(head, embeddings=tmp_path / "new").classes == ["0", "1"]
 
 
 @pytest.mark.parametrize(

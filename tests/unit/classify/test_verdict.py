@@ -161,6 +161,11 @@ def test_with_tracks_the_best_row_is_held_against_each_single_source() -> None:
     assert "the baseline tracks + logistic (0.950) still beats" in verdict.sentence
     assert "It falls short of tracks" not in verdict.sentence, "which is not told again"
     assert "It beats 4-mers + logistic (0.700) by 0.200" in verdict.sentence
+    alike = [(c.name, c.row.plan.head, c.reference.plan.head) for c in compared.values() if "same head" in c.question]
+    assert alike == [
+        ("adapted_against_tracks_logistic", "logistic", "logistic"),
+        ("adapted_against_kmers_logistic", "logistic", "logistic"),
+    ]
 
 
 def test_the_adapted_set_is_the_last_step_of_the_adaptation() -> None:
