@@ -5,28 +5,36 @@ python pipelines/classify_from_embeddings.py --embeddings results/quickstart/emb
 """
 
 import argparse
+from pathlib import Path
 
 import polars as pl
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from biollm.classify import HeadClassifier
+from biollm.classify import HeadClassifier, load_head
+from biollm.classify.data import load_embeddings
+from biollm.core.errors import BiollmError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--embeddings", required=True, help="Parquet with the columns id, embedding")
+parser.add_argument("--embeddings", required=True, type=Path, help="Parquet with the columns id, embedding")
 parser.add_argument("--records", required=True, help="Parquet with the columns id, split and the label")
 parser.add_argument("--label", required=True, help="column of 0 and 1 in the records, for example label_coding")
+parser.add_argument("--same-model-as", metavar="HEAD", help="stop if this saved head (…/classify/heads/<row>) reads another model")
 arguments = parser.parse_args()
-
-records = pl.read_parquet(arguments.records, columns=["id", "split", arguments.label]).drop_nulls(arguments.label)
-table = records.join(pl.read_parquet(arguments.embeddings), on="id", how="inner", validate="1:1")
-assert table.height == records.height, "some records have no embedding"
-parts = {name: part for (name,), part in table.group_by("split", maintain_order=True)}
-X = {name: part["embedding"].to_numpy() for name, part in parts.items()}
-y = {name: part[arguments.label].to_numpy() for name, part in parts.items()}
-
-for kind in ("logistic", "xgboost"):  # or ridge, svm, forest, mlp; a scikit-learn estimator: it goes into pipelines and searches
-    head = HeadClassifier(kind, calibration="sigmoid")  # fitted on train; settings and probabilities on validation rows
-    head.fit(X["train"], y["train"], validation=(X["validation"], y["validation"]))
+try:
+    table = pl.read_parquet(arguments.records, columns=["id", "split", arguments.label])
+    records = table.drop_nulls(arguments.label)
+    vectors = load_embeddings(arguments.embeddings, records["id"].to_list(), frozenset(table["id"]) - frozenset(records["id"]))
+    if arguments.same_model_as:
+        load_head(arguments.same_model_as, embeddings=arguments.embeddings)
+except (BiollmError, pl.exceptions.PolarsError, OSError) as error:
+    raise SystemExit(str(error) if isinstance(error, BiollmError) else f"{arguments.records}: {str(error).splitlines()[0]}") from None
+X, y, labels = {}, {}, records[arguments.label].to_numpy()
+for split in ("train", "validation", "test"):
+    X[split], y[split] = vectors[records["split"] == split], labels[records["split"] == split]
+    if (found := set(y[split].tolist())) != {0, 1}:
+        some = ", ".join(records.filter(split=split)["id"].head(3)) or "no record"
+        raise SystemExit(f"{arguments.records}: the {split} split (first: {some}) has {arguments.label} {found or None}; expected 0 and 1")
+for kind in ("logistic", "xgboost"):  # or ridge, svm, forest, mlp; settings and probabilities are chosen on validation rows
+    head = HeadClassifier(kind, calibration="sigmoid").fit(X["train"], y["train"], validation=(X["validation"], y["validation"]))
     scores = head.predict_proba(X["test"])[:, 1]
-    auroc, auprc = roc_auc_score(y["test"], scores), average_precision_score(y["test"], scores)
-    print(f"{kind:<10} AUROC {auroc:.3f}  AUPRC {auprc:.3f}")
+    print(f"{kind:<10} AUROC {roc_auc_score(y['test'], scores):.3f}  AUPRC {average_precision_score(y['test'], scores):.3f}")

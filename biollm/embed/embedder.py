@@ -14,7 +14,7 @@ from biollm.core.resources import model_folder
 from biollm.embed.attention import AttentionMap, attention_map
 from biollm.embed.config import Config
 from biollm.embed.engine import Engine
-from biollm.embed.inputs import COLUMN, gather, is_list
+from biollm.embed.inputs import COLUMN, gather, is_list, is_series
 from biollm.embed.reading import GivenTracks, check_list, check_strands, check_tracks, other_strand, turned
 from biollm.embed.settings import InputKind, LayerPooling, PoolingName, Precision, Settings, Strands, TracksMode
 from biollm.embed.vectors import Records, Vectors
@@ -82,8 +82,9 @@ class Embedder:
         window, stride: tokens, without special ones, of a window of a long sequence, and how far apart windows begin; by default what
             the model can read, and three quarters of it.
         strands: both: the mean of the embeddings of a sequence and its reverse complement (DNA and RNA), with its tracks turned.
-        input: auto: strings are read as the stock tokenizer.json does: runs of at least its `min_run` (12) nucleotide letters are DNA,
-            all else is text; sequence: every string is a sequence, however short; text: none is.
+        input: auto: a string that is one run of at least `min_run` (12) residue letters, in either case (soft-masked too), is a
+            sequence; any other is read as the stock tokenizer.json reads it; sequence: every string is a sequence, however short;
+            text: none is.
         tracks: off withholds the tracks of a fused model.
         precision: fp32; bf16 where the hardware has it; int8 on a CPU: as many layers as keep a cosine of int8_min_cosine to fp32 on a
             sample; auto: bf16 where the hardware has it, else fp32. `fidelity` says what it costs.
@@ -148,15 +149,17 @@ class Embedder:
     ) -> FloatArray:
         """Embed sequences or texts, in their order: (n, d) float32. No records give (0, d).
 
-        source: a list of strings; the Path of a FASTA or Parquet file; a data frame of polars or pandas; an AnnData, whose observations
-        are read. Of tables, `column` is read, names come from `id_column` (default: "id", where there is one), and tracks from the columns
-        track_<channel>. `biollm embed-file` is for files that do not fit into memory.
+        source: a list, array or Series of strings; the Path of a FASTA or Parquet file; a data frame of polars or pandas; an AnnData, whose
+        observations are read. Of tables, `column` is read, names come from `id_column` (default: "id", where there is one), and tracks from
+        the columns track_<channel>. `biollm embed-file` is for files that do not fit into memory.
         tracks: for each record a mapping from channel to its values, one for each base, NaN = missing (or a Track with coverages), or
         None for a record without tracks; names: what records are called in errors; batch_size: records in a forward pass (default: by
         tokens_per_batch); show_progress: a bar on stderr if it takes longer than two seconds.
         Raises DataError naming the record: an empty string, foreign letters with input='sequence', tracks that do not fit, a vector that
-        is not finite.
+        is not finite; ConfigError for a batch_size below 1.
         """
+        if is_series(source):
+            source = source.to_list()
         if not is_list(source):
             channels = self.fusion.channel_names if self.fusion and self.settings.tracks == "auto" else []
             found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
@@ -173,6 +176,8 @@ class Embedder:
         show_progress: bool = True,
     ) -> Embedded:
         """As `embed` of a list, with the number of tokens of each record."""
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None: by tokens_per_batch")
         records = self._read(texts, tracks, names, spans="centre" in self.settings.poolings)
         centres = self._centres(records)
         vectors = self._vectors.pooled(records, centres, batch_size, show_progress)

@@ -41,7 +41,12 @@ class Batch:
 
 def is_list(source: Any) -> bool:
     """Whether a source is plain strings, and no file or table."""
-    return isinstance(source, (str, list, tuple, np.ndarray)) or (isinstance(source, Sequence) and not isinstance(source, Path))
+    return isinstance(source, (str, list, tuple, np.ndarray, Sequence))
+
+
+def is_series(source: Any) -> bool:
+    """Whether a source is one column, of polars or pandas."""
+    return isinstance(source, pl.Series) or (hasattr(source, "iloc") and hasattr(source, "to_list") and not hasattr(source, "columns"))
 
 
 def read_batches(
@@ -121,7 +126,7 @@ def _frame(source: Any, column: str, id_column: str | None) -> pl.DataFrame:
         frame = pl.DataFrame({str(name): source[name].to_list() for name in source.columns}, strict=False)
     else:
         raise ConfigError(
-            f"a {type(source).__name__} cannot be embedded; expected a list of strings, the path of a FASTA or Parquet file, "
+            f"a {type(source).__name__} cannot be embedded; expected a list or Series of strings, the path of a FASTA or Parquet file, "
             "a data frame of polars or pandas, or an AnnData"
         )
     if named and ID_COLUMN not in frame.columns:

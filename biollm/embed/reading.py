@@ -40,18 +40,29 @@ def check_list(texts: Any, names: Sequence[str] | None) -> list[str]:
 def read_tokens(encoder: Encoder, kind: InputKind, texts: Sequence[str], names: Sequence[str], *, spans: bool) -> list[Tokens]:
     """Tokens of records. spans: whether where tokens of text stand is wanted, which takes time; else they are (0, 0).
 
+    With kind 'auto' a record that is one run of residues, in either case, is a sequence, and any other is text.
     Raises DataError naming a record with a foreign letter, or without a token.
     """
-    sequences = kind == "sequence" or (kind == "auto" and len(texts) > 0 and all(encoder.is_sequence(text) for text in texts))
-    if sequences and encoder.domain is not None:
-        found = [_of_sequence(encoded) for encoded in encoder.encode_sequences(texts, names)]
-    elif not spans:
-        found = [_of_text(encoded, text) for encoded, text in zip(encoder.encode_text(texts), texts, strict=True)]
-    else:
-        found = [_with_offsets(encoder, text) for text in texts]
+    # decided for each record alone: what stands beside it must not change how it is read
+    is_fast = [encoder.domain is not None and (kind == "sequence" or (kind == "auto" and encoder.is_sequence(text))) for text in texts]
+    sequences = [i for i, fast in enumerate(is_fast) if fast]
+    others = [i for i, fast in enumerate(is_fast) if not fast]
+    found = _read_sequences(encoder, [texts[i] for i in sequences], [names[i] for i in sequences])
+    found += _read_texts(encoder, [texts[i] for i in others], spans)
+    found = [found[place] for place in np.argsort(sequences + others)]
     if empty := [name for name, tokens in zip(names, found, strict=True) if not len(tokens.ids)]:
         raise DataError(f"text {empty[0]} has no token for this tokenizer; remove it")
     return found
+
+
+def _read_sequences(encoder: Encoder, sequences: Sequence[str], names: Sequence[str]) -> list[Tokens]:
+    return [_of_sequence(encoded) for encoded in encoder.encode_sequences(sequences, names)] if sequences else []
+
+
+def _read_texts(encoder: Encoder, texts: Sequence[str], spans: bool) -> list[Tokens]:
+    if spans:
+        return [_with_offsets(encoder, text) for text in texts]
+    return [_of_text(encoded, text) for encoded, text in zip(encoder.encode_text(texts), texts, strict=True)]
 
 
 def _of_sequence(encoded: Encoded) -> Tokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -44,7 +44,19 @@ class Settings(Section):
         except ValidationError as error:
             detail = error.errors()[0]
             where = str(detail["loc"][0]) if detail["loc"] else None
-            raise ConfigError(f"{where} is {values.get(where)!r}: {detail['msg']}" if where else detail["msg"]) from None
+            reason = detail["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{where} is {values.get(where)!r}: {reason}" if where else reason) from None
+
+    @field_validator("pooling", mode="before")
+    @classmethod
+    def _is_one_vector(cls, given: Any) -> Any:
+        """Refuse what people know as poolings, but gives more than one vector for a record."""
+        if asked := [name for name in ("per_token", "per_base") if name == given or (isinstance(given, list) and name in given)]:
+            raise ValueError(
+                f"'{asked[0]}' gives more than one vector for a record, and is a method in Python: "
+                f"Embedder(folder).{asked[0]}(sequences); a pooling is one of {', '.join(get_args(PoolingName))}"
+            )
+        return given
 
     @field_validator("pooling", "layer", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from biollm.benchmark.suite import Suite
 from biollm.cli import app
 from biollm.core.recipe import RecipeHeader
 from biollm.stages import BY_NAME, STAGES, Run
@@ -161,14 +162,41 @@ def test_how_to_answers_the_twenty_likeliest_questions() -> None:
     assert (DOCS / "howto.md").read_text().count("\n## … ") >= 20
 
 
-@pytest.mark.parametrize("name", ["howto.md", "scaling.md", "training.md"])
+_RECIPE_PAGES = ["fusion.md", "heads.md", "howto.md", "scaling.md", "training.md"]
+# Of these the blocks are the inside of a section ingest, and suites.
+_OTHER_YAML = ["ingest.md", "suites.md"]
+
+
+def _recipes(page: Path) -> list[dict[str, Any]]:
+    return [yaml.safe_load(text) for _, text in blocks(page, "yaml") if "--8<--" not in text]
+
+
+@pytest.mark.parametrize("name", _RECIPE_PAGES)
 def test_every_recipe_of_a_page_is_one(name: str) -> None:
-    found = [text for _, text in blocks(DOCS / name, "yaml") if "--8<--" not in text]
+    found = _recipes(DOCS / name)
     assert found
-    for text in found:
-        for key, value in yaml.safe_load(text).items():
+    for recipe in found:
+        for key, value in recipe.items():
             model: Any = BY_NAME[key].config_class() if key in BY_NAME else RecipeHeader.model_fields[key].annotation
             model.model_validate(value)
+
+
+def test_every_section_ingest_of_its_page_is_one() -> None:
+    found = _recipes(DOCS / "ingest.md")
+    assert found
+    for section in found:
+        BY_NAME["ingest"].config_class().model_validate({"sources": [{"name": "a", "sequences": "a.fa"}]} | section)
+
+
+def test_every_suite_of_a_page_is_one() -> None:
+    found = _recipes(DOCS / "suites.md")
+    assert found
+    for suite in found:
+        Suite.model_validate(suite)
+
+
+def test_no_page_has_a_recipe_that_is_not_looked_at() -> None:
+    assert sorted(page.relative_to(DOCS).as_posix() for page in PAGES if _recipes(page)) == sorted(_RECIPE_PAGES + _OTHER_YAML)
 
 
 def test_every_file_that_a_page_names_is_there() -> None:

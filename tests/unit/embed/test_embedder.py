@@ -71,6 +71,40 @@ def test_a_vector_does_not_depend_on_the_batch(
     assert np.abs(alone[1] - alone[2]).max() > 1e-3, "vectors of different records differ"
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_a_vector_does_not_depend_on_its_neighbours_in_any_case_of_letters(embedder: Embedder, dna: Dna, batch_size: int) -> None:
+    """Soft-masked sequences are sequences, whatever stands beside them: shorter ones, ambiguous letters, text."""
+    lower, mixed, upper = dna(60, 1).lower(), dna(30, 2) + dna(30, 3).lower(), dna(60, 4)
+    others = ["ACGT", "acgt", "the gene is in the cell", dna(30, 5) + "n" + dna(30, 6), "acgtacgtacgr", "GAUUACAGAUUACA"]
+    records = [lower, "ACGT", mixed, *others, upper]
+    found = embedder.embed(records, batch_size=batch_size)
+    for record, vector in zip(records, found, strict=True):
+        assert np.abs(embedder.embed([record])[0] - vector).max() < 1e-5, record
+    in_capitals = embedder.embed([lower.upper(), mixed.upper()])
+    assert np.abs(found[[0, 2]] - in_capitals).max() < 1e-5
+
+
+def test_tokens_do_not_depend_on_neighbours_either(embedder: Embedder, dna: Dna) -> None:
+    lower = dna(60, 1).lower()
+    (alone,), (beside, text) = embedder.per_token([lower]), embedder.per_token([lower, "the gene"])
+    assert np.array_equal(alone.spans, beside.spans)
+    assert np.abs(alone.vectors - beside.vectors).max() < 1e-5
+    assert text.spans.tolist()[0] == [0, 3]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(embedder: Embedder, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"batch_size is {batch_size}; expected 1 or more, or None"):
+        embedder.embed(["ACGTACGTACGTACGT"], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("name", ["per_token", "per_base"])
+def test_what_is_more_than_one_vector_is_no_pooling_but_a_method(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^pooling is .*: '{name}' gives more than one vector .* Embedder\(folder\)\.{name}\(seq"):
+        Embedder(folder, pooling=["mean", name])  # type: ignore[list-item]
+    assert callable(getattr(Embedder, name))
+
+
 @pytest.mark.parametrize("tokens", [64, 300])
 def test_a_vector_does_not_depend_on_the_tokens_per_batch(
     folder: Path, sequences: list[str], alone: NDArray[np.float32], tokens: int

@@ -52,6 +52,17 @@ def test_row_i_of_all_parts_is_record_i_and_a_second_run_has_nothing_to_do(job: 
     assert not list(job.out.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_soft_masked_record_has_the_same_vector_in_a_part_of_any_size(
+    job: FileJob, dna: Callable[[int, int], str], fasta_text: Callable[..., str], rows: int
+) -> None:
+    records = [dna(60, 1).lower(), "ACGT", dna(30, 2) + dna(30, 3).lower(), "nnnn" + dna(30, 4), dna(40, 5), dna(9, 6).lower()]
+    job.source.write_text(fasta_text({f"r{i}": record for i, record in enumerate(records)}))
+    embed_file(changed(job, rows_per_part=rows))
+    wanted = np.concatenate([Embedder(job.model).embed([record]) for record in records])
+    assert np.abs(vectors(job.out) - wanted).max() < 1e-5
+
+
 def test_parts_are_of_one_size_whatever_the_row_groups_and_tracks_come_along(
     measured: Path, tmp_path: Path, dna: Callable[[int, int], str], levels: Callable[[int, int], Any]
 ) -> None:

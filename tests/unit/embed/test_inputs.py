@@ -61,6 +61,15 @@ def test_embed_reads_every_source(merged: Path, tmp_path: Path, sequences: list[
         assert np.abs(embedder.embed(source) - wanted).max() < 1e-6, kind
 
 
+def test_a_column_alone_is_read_as_its_list(merged: Path, sequences: list[str]) -> None:
+    embedder = Embedder(merged)
+    wanted = embedder.embed(sequences)
+    for column in (pl.Series(sequences), pd.Series(sequences, index=range(5, 16)), pd.Series(pd.Categorical(sequences))):
+        assert np.array_equal(embedder.embed(column), wanted)
+    with pytest.raises(DataError, match="text number 1 is NoneType, not a string"):
+        embedder.embed(pl.Series(["ACGT", None]))
+
+
 def test_tracks_are_columns_of_a_table(measured: Path, tmp_path: Path, sequences: list[str], levels: Callable[[int, int], Any]) -> None:
     tracks = [levels(len(sequence), i) for i, sequence in enumerate(sequences)]
     coverage = [np.full(len(t), 3.0, dtype=np.float32) for t in tracks]
@@ -107,7 +116,7 @@ def test_an_empty_cell_is_named_by_its_row() -> None:
 def test_sources_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="no such file; give a FASTA or Parquet file"):
         gather(tmp_path / "none.fa")
-    with pytest.raises(ConfigError, match="a dict cannot be embedded; expected a list of strings"):
+    with pytest.raises(ConfigError, match="a dict cannot be embedded; expected a list or Series of strings"):
         gather({"a": 1})
     (tmp_path / "half.parquet").write_bytes(b"PAR1half")
     with pytest.raises(DataError, match=r"half.parquet: not a whole Parquet file"):
