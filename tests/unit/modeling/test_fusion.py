@@ -168,17 +168,24 @@ def test_a_token_looks_at_the_tracks_around_it_and_no_further(fusion_spec: Specs
     assert moved.nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
 
 
-def test_a_compiled_fused_model_gives_the_same(fusion_spec: Specs) -> None:
-    spec = fusion_spec("CG", operator="film", values="mlp")
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+def test_a_compiled_fused_model_gives_the_same(fusion_spec: Specs, operator: OperatorName, backend: str) -> None:
+    spec = fusion_spec("CG", operator=operator, values="mlp")
     fused = FusedModel(stock("bert"), spec).eval()
     disturb(fused)
     batch, features = inputs(spec)
-    compiled = torch.compile(fused, backend="aot_eager")
+    torch.compiler.reset()
+    compiled = torch.compile(fused, backend=backend)
     with torch.no_grad():
         for given in (features, None, features):
             torch.testing.assert_close(
                 compiled(features=given, **batch).logits, fused(features=given, **batch).logits, rtol=1e-5, atol=1e-5
             )
+    weights = list(fused.operator.parameters()) if fused.operator is not None else []
+    own, other = (torch.autograd.grad(model(features=features, **batch).logits.square().sum(), weights) for model in (fused, compiled))
+    for one, same in zip(own, other, strict=True):
+        torch.testing.assert_close(same, one, rtol=1e-4, atol=1e-4)
 
 
 def test_features_are_forgotten_when_a_call_fails(fusion_spec: Specs) -> None:
