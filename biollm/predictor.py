@@ -14,7 +14,7 @@ import polars as pl
 from biollm.classify.config import CLASS_TASKS
 from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, PositionalBlock, TrackBlock
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.classify.rows import BASE, FUSED, PRETRAIN, SHUFFLED
+from biollm.classify.rows import BASE, FUSED, MODEL_STAGES, PRETRAIN, SHUFFLED
 from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head
 from biollm.core.alphabets import Modality
 from biollm.core.artifacts import MANIFEST, open_artifact
@@ -32,8 +32,6 @@ from biollm.ingest.records.config import SmilesOptions
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import OTHER_OPERATORS
 from biollm.modeling.vocabulary import DomainVocabulary
-
-_STAGES = ("expand", "pretrain", "finetune")
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,7 @@ def _find_model(head: Path, block: EmbeddingBlock, given: str | Path | None) -> 
     remedy = f"name the model that it was fitted on ({block.title}) with --model"
     results = head.absolute().parents[2]
     if block.set != BASE:
-        stage = PRETRAIN if block.set.startswith(FUSED) else next((name for name in _STAGES if block.set.startswith(name)), block.set)
+        stage = PRETRAIN if block.set.startswith(FUSED) else next((name for name in MODEL_STAGES if block.set.startswith(name)), block.set)
         if not (results / stage / MANIFEST).is_file():
             raise ArtifactError(f"{head}: its model is not beside it in {results / stage}; {remedy}")
         return results / stage

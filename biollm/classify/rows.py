@@ -15,6 +15,8 @@ BASE, EXPAND, PRETRAIN = "base", "expand", "pretrain"
 KMERS, MAJORITY, FINETUNE = "kmers", "majority", "finetune"
 POSITIONAL, RANDOM, TRACKS, COVARIATES = "positional", "random", "tracks", "covariates"
 FUSED = "fused_"
+# What adapted models are made by; the names of their embedding sets begin so.
+MODEL_STAGES = ("expand", "pretrain", "finetune")
 # Embedding sets in the order in which a model is adapted: the last one that exists is "the adapted model".
 _ADAPTATION = (BASE, EXPAND, PRETRAIN)
 # A control, not a model that anyone would use: it cannot be the best adapted row.

@@ -15,7 +15,7 @@ from biollm.classify.features import Block, CovariateBlock, EmbeddingBlock, Inpu
 from biollm.classify.fitting import FittedHead
 from biollm.classify.heads import HEADS
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.classify.rows import no_nan
+from biollm.classify.rows import MODEL_STAGES, no_nan
 from biollm.core.artifacts import MANIFEST, open_artifact
 from biollm.core.errors import ArtifactError, DataError
 from biollm.core.files import read_json, read_sidecar, write_json
@@ -24,7 +24,6 @@ from biollm.core.resources import digest_folder
 
 CARD = "head.json"
 SCHEMA_VERSION = 1
-STAGES = ("expand", "pretrain", "finetune")  # what models are made by, in the inputs of the stage embed
 
 
 class HeadCard(Section):
@@ -161,7 +160,7 @@ def embedding_digest(place: Path) -> str:
     if place.name not in artifact.manifest.files or place.stem not in artifact.facts["sets"]:
         raise ArtifactError(f"{place}: not one of the embeddings of this stage; expected one of {', '.join(artifact.facts['sets'])}")
     facts, inputs = artifact.facts["sets"][place.stem], artifact.manifest.inputs
-    bases = [digest for name, digest in inputs.items() if name not in ("ingest", *STAGES)]
+    bases = [digest for name, digest in inputs.items() if name not in ("ingest", *MODEL_STAGES)]
     return str(facts.get("model_digest") or (bases[0] if bases else artifact.manifest.files[place.name]))
 
 
@@ -170,7 +169,7 @@ def _is_model(head: Path, block: EmbeddingBlock, digest: str) -> bool:
     looked at for that."""
     if block.model_digest == digest:
         return True
-    beside = [head.absolute().parents[2] / stage for stage in STAGES if block.set.startswith(stage)]
+    beside = [head.absolute().parents[2] / stage for stage in MODEL_STAGES if block.set.startswith(stage)]
     return any(
         (place / MANIFEST).is_file() and digest_folder(place) == digest and open_artifact(place).digest == block.model_digest
         for place in beside

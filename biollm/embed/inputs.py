@@ -41,7 +41,7 @@ class Batch:
 
 def is_list(source: Any) -> bool:
     """Whether a source is plain strings, and no file or table."""
-    return isinstance(source, (str, list, tuple, np.ndarray, Sequence))
+    return isinstance(source, (Sequence, np.ndarray))
 
 
 def is_series(source: Any) -> bool:

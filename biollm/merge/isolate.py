@@ -91,7 +91,7 @@ def add_domain(
     _check_kinds(base, kind, piece_residues)
     if modality == "smiles" and kind == "wordpiece" and not _ends_between_atoms(domain_json, piece_residues):
         raise ConfigError("this SMILES tokenizer cuts through atoms, as those of earlier versions do; train it again (biollm tokenizer)")
-    spelling = plan_spelling(base, residues, taken="".join(_letters(domain) for domain in vocabulary.isolated))
+    spelling = plan_spelling(base, residues, taken="".join(domain.letters for domain in vocabulary.isolated))
     _check_pieces(base, spelling, piece_residues)
     first_id = next_id(bare)
     tokens = domain_tokens(domain_json)
@@ -420,11 +420,6 @@ def _class_of(letters: Iterable[str]) -> str:
     return "".join(letter if letter.isalnum() else "\\" + letter for letter in letters)
 
 
-def _letters(domain: Domain) -> str:
-    """The private letters of a domain."""
-    return "".join(dict.fromkeys(letter for unit in domain.units.values() for letter in unit[:-1]))
-
-
 def _metaspace(bare: dict[str, Any]) -> bool:
     """Whether the pre-tokenizer puts a ▁ before words, which then also stands before a sequence at the start of a text."""
     return any(part["type"] == "Metaspace" for part in members(bare["pre_tokenizer"], "pretokenizers"))
@@ -457,7 +452,7 @@ def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any
     base = Base(bare, Tokenizer.from_str(canonical_json(bare)))
     for domain in domains:
         if domain.piece_residues:
-            escapes = _letters(domain)[1:]
+            escapes = domain.letters[1:]
             longest = max(map(len, domain.units.values())) - 2
             unit = "|".join(f"{domain.mark}{f'[{escapes}]{{{n}}}' if n else ''}." for n in range(longest + 1))
             rules.append(_replace({"Regex": f"(?<={unit}) (?={domain.mark})"}, ""))

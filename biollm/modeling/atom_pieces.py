@@ -41,7 +41,7 @@ def unit_pieces(units: Mapping[str, str], unit: str, n: int) -> str:
 
 def unit_of(domain: Domain) -> str:
     """A pattern of any unit of a domain, as it is behind the base's normaliser."""
-    escapes = "".join(dict.fromkeys(letter for unit in domain.units.values() for letter in unit[:-1]))[1:]
+    escapes = domain.letters[1:]
     return f"{domain.mark}{f'[{escapes}]*' if escapes else ''}."
 
 
@@ -75,10 +75,13 @@ class AtomPieceEncoder(SequenceEncoder):
     def encode(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         """As SequenceEncoder.encode."""
         cut = [self._pieces.findall(sequence) for sequence in sequences]
-        owners = [(number, sum(map(len, pieces[:i]))) for number, pieces in enumerate(cut) for i in range(len(pieces))]
         try:
             found = iter(super().encode([piece for pieces in cut for piece in pieces]))
         except ForeignLetterError as error:
-            number, start = owners[error.sequence]
+            number, before = 0, error.sequence  # the piece with the letter, counted from the first of that sequence
+            while before >= len(cut[number]):
+                before -= len(cut[number])
+                number += 1
+            start = sum(map(len, cut[number][:before]))
             raise ForeignLetterError(number, start + error.position, error.letter) from None
         return [np.concatenate([np.zeros(0, dtype=np.int64), *(next(found) for _ in pieces)]) for pieces in cut]

@@ -168,13 +168,20 @@ def fill_tangled(tangled: Ints, kept: Ints, text: Ints, start: Ints, pairs: Ints
 
 
 @compiled
+def _longest(starts: Ints) -> int:
+    """The length of the longest sequence."""
+    longest = 0
+    for s in range(len(starts) - 1):
+        longest = max(longest, starts[s + 1] - starts[s])
+    return longest
+
+
+@compiled
 def encode_bpe(
     codes: Codes, starts: Ints, child: Tokens, token: Tokens, shorter: Tokens, length: Tokens, fits: Bits, ids: Ints, piece: int,
     out: Ints, bounds: Ints,
 ) -> int:  # fmt: skip
-    longest = 0
-    for s in range(len(starts) - 1):
-        longest = max(longest, starts[s + 1] - starts[s])
+    longest = _longest(starts)
     row = np.empty(longest, dtype=np.int32)  # the tokens so far
     dead = np.zeros(longest + 1, dtype=np.bool_)  # from here no row reaches the end
     written = 0
@@ -283,9 +290,7 @@ def encode_unigram(
     codes: Codes, starts: Ints, child: Tokens, token: Tokens, ids: Ints, scores: NDArray[np.float64], piece: int, out: Ints, bounds: Ints
 ) -> int:
     """Viterbi, with the sums and ties of `tokenizers`: starts from left to right, a later way into a place must be truly better."""
-    longest = 0
-    for s in range(len(starts) - 1):
-        longest = max(longest, starts[s + 1] - starts[s])
+    longest = _longest(starts)
     best = np.empty(longest + 1, dtype=np.float64)
     back = np.empty(longest + 1, dtype=np.int64)
     last = np.empty(longest + 1, dtype=np.int32)

@@ -63,6 +63,11 @@ class Domain(BaseModel):
         return range(self.first_id, self.first_id + self.new_tokens)
 
     @property
+    def letters(self) -> str:
+        """The private letters, the mark first."""
+        return "".join(dict.fromkeys(letter for unit in self.units.values() for letter in unit[:-1]))
+
+    @property
     def folds_case(self) -> bool:
         """Whether a lower-case residue is the same residue: not in SMILES, where c is an aromatic C."""
         return self.modality != "smiles"

@@ -137,7 +137,7 @@ def judge(checks: Iterable[SiteCheck], where: str) -> None:
     parts = list(checks)
     sites, misses = sum(part.sites for part in parts), sum(part.misses for part in parts)
     if misses > MAX_MISSES * sites:
-        examples = "; ".join([example for part in parts for example in part.examples][:3])
+        examples = _first(part.examples for part in parts)
         hits = {name: sum(part.hits.get(name, 0) for part in parts) for name in _REMEDIES}
         best = max(_REMEDIES, key=lambda name: hits[name])
         if hits[best] >= (1 - MAX_MISSES) * sites:
@@ -156,18 +156,22 @@ def judge(checks: Iterable[SiteCheck], where: str) -> None:
         )
     rows, outside = sum(part.rows for part in parts), sum(part.out_of_range for part in parts)
     if outside > MAX_MISSES * rows:
-        examples = "; ".join([example for part in parts for example in part.outside_examples][:3])
+        examples = _first(part.outside_examples for part in parts)
         raise DataError(
             f"{where}: {outside:,} of {rows:,} positions ({100 * outside / rows:.1f} %) are beyond the end of their sequence: {examples}. "
             "The values belong to another assembly, or contigs are confused (aliases?): give the track of this genome, or its genome"
         )
     compared, wrong = sum(part.context_sites for part in parts), sum(part.context_misses for part in parts)
     if wrong > MAX_MISSES * compared:
-        examples = "; ".join([example for part in parts for example in part.context_examples][:3])
+        examples = _first(part.context_examples for part in parts)
         raise DataError(
             f"{where}: {wrong:,} of {compared:,} sites ({100 * wrong / compared:.1f} %) have another context in the genome: {examples}. "
             "The context column (or the one that contexts declares) is of another genome or strand; leave it out or mend it"
         )
+
+
+def _first(examples: Iterable[tuple[str, ...]]) -> str:
+    return "; ".join([example for some in examples for example in some][:3])
 
 
 def _all_or(hits: int, sites: int) -> str:
