@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import string
 import unicodedata
 import zlib
@@ -22,7 +23,8 @@ from biollm.modeling.vocabulary import Domain, DomainVocabulary, unknown_id
 from tokenizers import Tokenizer
 
 _BATCH = 1000
-_EXAMPLES = 10
+EXAMPLES = 10
+_WAYS = 16  # words tried at once for a token that its likeliest word does not hold
 _SHORT = 6  # residues that no domain reads as a run
 
 
@@ -74,9 +76,19 @@ def prove_base_ids(base: Tokenizer, merged: Tokenizer) -> dict[str, Any]:
 
 
 def prove_plain_text(base: Tokenizer, merged: Tokenizer, vocabulary: DomainVocabulary, lines: list[str]) -> dict[str, Any]:
-    """Every line without domain sequences keeps its tokens, their places and its decoded text."""
+    """Every line without domain sequences keeps its tokens, their places and its decoded text.
+
+    Raises DataError if more than half of the lines hold what is read as a sequence: these are rewritten, and too few are left.
+    """
     sequences = sequence_pattern(vocabulary.isolated)
     plain = [line for line in lines if not sequences.search(line)]
+    if 2 * len(plain) < len(lines):
+        found = next(match.group() for line in lines if (match := sequences.search(line)))
+        raise DataError(
+            f"merge.plain_text: {len(lines) - len(plain)} of {len(lines)} lines hold what the merged tokenizer reads as a sequence, for "
+            f"example {found[:40]!r}, so too few are left to prove that text does not change; name ordinary text, or let fewer words count "
+            "as sequences (merge.domains: case: upper, a larger min_run, or runs: false)"
+        )
     changed = [line for batch in _batches(plain, "comparing plain text") for line in _changed(base, merged, batch)]
     _guarantee(not changed, f"{len(changed)} of {len(plain)} plain lines changed, for example {changed[:1]}")
     return {"plain_lines": len(plain), "plain_lines_changed": len(changed), "lines_with_domain_sequences": len(lines) - len(plain)}
@@ -102,12 +114,24 @@ def cut_sequences(text: str, sequences: regex.Pattern[str], domains: Sequence[Do
     return inside, [*around, text[at:]]
 
 
+def runs_of_others(domain: Domain, earlier: Sequence[Domain], sequences: Iterable[str]) -> set[str]:
+    """The sequences that are runs of an earlier domain as well (RNA without U is DNA): bare in a text, they are read as that one's."""
+    runs = sequence_pattern([*earlier, domain])
+    return {sequence for sequence in sequences if (match := runs.fullmatch(sequence)) and match.lastgroup != domain.modality}
+
+
 def prove_domain(
-    domain: Domain, tokenizer: Tokenizer, merged_json: dict[str, Any], id_map: dict[int, int], sequences: list[str]
+    domain: Domain,
+    tokenizer: Tokenizer,
+    merged_json: dict[str, Any],
+    id_map: dict[int, int],
+    sequences: list[str],
+    earlier: Sequence[Domain] = (),
 ) -> dict[str, Any]:
     """Every sequence gets the domain tokenizer's tokens, bare, in prose, between tags and by the fast path, and decodes to itself.
 
-    One of them, shortened to what would be text without tags, is tried between tags too.
+    One of them, shortened to what would be text without tags, is tried between tags too. earlier: the domains merged before this one;
+    a sequence that is a run of one of these is not tried bare and in prose.
     """
     merged = Tokenizer.from_str(canonical_json(merged_json))
     wanted = [[id_map[i] for i in e.ids] for e in tokenizer.encode_batch(sequences, add_special_tokens=False)]
@@ -122,10 +146,11 @@ def prove_domain(
         ways["between tags"] = [f"of <{domain.modality}>{sequence}</{domain.modality}>." for sequence in sequences]
     if domain.tags and domain.case == "any" and domain.folds_case:
         ways["between tags in lower case"] = [text.lower() for text in ways["between tags"]]
+    others = runs_of_others(domain, earlier, sequences) if domain.min_run else set()
     changed = 0
     for way, texts in ways.items():
         for sequence, want, found in zip(sequences, wanted, merged.encode_batch(texts, add_special_tokens=False), strict=True):
-            if way in ("as a run", "in prose") and len(sequence) < (domain.min_run or 0):
+            if way in ("as a run", "in prose") and (len(sequence) < (domain.min_run or 0) or sequence in others):
                 continue  # a short one is text
             own = [i for i in found.ids if i in domain.ids]
             whole = found.ids == want if way in ("in units", "as a run") else own == want
@@ -144,6 +169,7 @@ def prove_domain(
     return {
         "sequences": len(sequences),
         "sequences_changed": changed,
+        "runs_of_earlier_domains": sum(sequence in others for sequence in sequences),
         "round_trip_failures": failures,
         "residues_per_token_after": sum(map(len, sequences)) / sum(map(len, wanted)),
     }
@@ -153,23 +179,42 @@ def prove_reachable(domain: Domain, merged: Tokenizer) -> dict[str, Any]:
     """Every token of a domain of sequences is produced by some sequence.
 
     A token that BPE or Unigram ever produces is also produced for its residues alone; one that continues a WordPiece word, for some
-    token that starts one and its residues. Scaffold tokens are what private letters outside of sequences become.
+    token that starts one and its residues. All starts of a word are tried before a token counts as unreachable, but the likeliest first:
+    thousands of tokens take seconds. Scaffold tokens are what private letters outside of sequences become.
     """
     units = {unit: residue for residue, unit in domain.model_units.items()}
     spelt = regex.compile("|".join(regex.escape(unit) for unit in sorted(units, key=len, reverse=True)))
     tokens = {i: str(merged.id_to_token(i)) for i in domain.ids[domain.scaffold_tokens :]}
     residues = {i: "".join(units[unit] for unit in spelt.findall(token)) for i, token in tokens.items()}
-    starts = [residues[i] for i, token in tokens.items() if token.startswith(domain.model_mark)]
-
-    def produced(i: int) -> bool:
-        continues = not tokens[i].startswith(domain.model_mark)
-        limit = domain.piece_residues or 10**9
-        texts = [s + residues[i] for s in starts if len(s + residues[i]) <= limit] if continues else [residues[i]]
-        return any(i in e.ids for e in merged.encode_batch(domain.to_private(texts), add_special_tokens=False))
-
-    unreachable = [residues[i] for i in progress(tokens, "reaching every token", unit="token") if not produced(i)]
+    continuing = {i for i, token in tokens.items() if not token.startswith(domain.model_mark)}
+    starts = dict.fromkeys(sorted((residues[i] for i in tokens if i not in continuing), key=len, reverse=True))
+    limit = domain.piece_residues or 10**9
+    ways = {i: _words_with(residues[i], starts, limit) if i in continuing else iter([residues[i]]) for i in tokens}
+    waiting = dict.fromkeys(tokens)
+    for number in itertools.chain([1], itertools.repeat(_WAYS)):
+        texts = [(i, text) for i in waiting for text in itertools.islice(ways[i], number)]
+        if not texts:
+            break
+        for start in range(0, len(texts), _BATCH):
+            wanted, words = zip(*texts[start : start + _BATCH], strict=True)
+            found = merged.encode_batch(domain.to_private(list(words)), add_special_tokens=False)
+            for i, encoding in zip(wanted, found, strict=True):
+                if i in encoding.ids:
+                    waiting.pop(i, None)
+    unreachable = [residues[i] for i in waiting]
     _guarantee(not unreachable, f"{len(unreachable)} domain tokens can never be produced, for example {unreachable[:3]}")
     return {"unreachable_tokens": len(unreachable)}
+
+
+def _words_with(end: str, starts: Mapping[str, Any], limit: int) -> Iterator[str]:
+    """Words of a start and `end`, at most `limit` residues: first those in which no longer start reaches into the end.
+
+    starts: longest first, as few of these are the beginning of a longer one.
+    """
+    for reaching in (False, True):
+        for start in starts:
+            if len(start) + len(end) <= limit and reaching == any(start + end[:i] in starts for i in range(1, len(end) + 1)):
+                yield start + end
 
 
 def prove_random_strings(
@@ -267,7 +312,7 @@ def examples(base: Tokenizer, merged: Tokenizer, domain: Domain, texts: Sequence
             for number, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         ]
 
-    return [{"text": text, "before": cut(base, text), "after": cut(merged, text)} for text in texts[:_EXAMPLES]]
+    return [{"text": text, "before": cut(base, text), "after": cut(merged, text)} for text in texts[:EXAMPLES]]
 
 
 def _batches(items: list[str], what: str) -> Iterable[list[str]]:

@@ -3,20 +3,34 @@
 Much of it stands in no file: BertTokenizer supplies [PAD] and token_type_ids, GPT2Tokenizer <|endoftext|>. The merged tokenizer is
 opened as PreTrainedTokenizerFast, since a class such as BertTokenizer would build its own normaliser from the vocabulary, and drop
 ours in silence; that class supplies nothing, so all of it is written down.
+
+For some model types (Qwen2, Qwen3.5, SigLIP 2, …: MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS in transformers 5) AutoTokenizer takes a
+class of its own, whatever class the settings name, but not where the settings say in `auto_map` that the tokenizer has code of its own.
+It runs none without trust_remote_code, and goes back to the class that the settings name. So there, and only there, an `auto_map` is
+written. Its code does not exist: with trust_remote_code=True transformers says that open_without_trust_remote_code.py is missing.
+(Instead of the name, null serves too, but then the folder of the merge does not open, which has no config.json.)
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.files import read_json
+from biollm.core.files import read_json, write_json
 from biollm.core.progress import quiet_libraries
+from biollm.modeling.vocabulary import TOKENIZER_FILES
 from tokenizers import Tokenizer
 
 SETTINGS = "tokenizer_config.json"
 _CLASS = "PreTrainedTokenizerFast"
+_NO_CODE = {"AutoTokenizer": [None, f"open_without_trust_remote_code.{_CLASS}"]}
+_CONFIG = "config.json"
+_REFUSALS = (OSError, ValueError, KeyError, TypeError, ImportError)  # of transformers, for a tokenizer that it cannot open
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SIDES = ("model_input_names", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
 _NO_LIMIT = 10**20
@@ -28,16 +42,20 @@ def open_stock(folder: Path) -> Any:
 
     Raises ConfigError if transformers cannot open it.
     """
+    for name in ("AutoTokenizer", _CLASS):
+        try:
+            return _open_as(name, folder)
+        except _REFUSALS as error:
+            why = (str(error).splitlines() or ["?"])[0]
+    raise ConfigError(f"{folder}: transformers cannot open its tokenizer: {why}; save it again with AutoTokenizer.save_pretrained")
+
+
+def _open_as(name: str, folder: Path) -> Any:
     import transformers
 
     quiet_libraries()
     transformers.utils.logging.set_verbosity_error()  # it would warn that a text is longer than the model reads
-    for name in ("AutoTokenizer", _CLASS):
-        try:
-            return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            why = (str(error).splitlines() or ["?"])[0]
-    raise ConfigError(f"{folder}: transformers cannot open its tokenizer: {why}; save it again with AutoTokenizer.save_pretrained")
+    return getattr(transformers, name).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 def special_tokens(stock: Any, tokenizer: Tokenizer) -> tuple[dict[str, str], list[str]]:
@@ -64,18 +82,57 @@ def merged_settings(base_folder: Path, base: Tokenizer) -> tuple[dict[str, Any],
     notes = [f"the special token {token!r} is in its settings, but not in its tokenizer.json, and is left out" for token in lacking]
     if stock(*_PAIR)["input_ids"] != base.encode(*_PAIR).ids:
         notes.append(f"its class {type(stock).__name__} reads text otherwise than its tokenizer.json, which is what was merged")
-    return settings | {"tokenizer_class": _CLASS}, notes
+    if settings.get("auto_map") != _NO_CODE:  # the base may be a merged tokenizer, without the config.json that would tell
+        settings.pop("auto_map", None)  # code of the base builds the base's tokenizer
+    settings["tokenizer_class"] = _CLASS
+    return (settings if _class_is_taken(base_folder, settings) else settings | {"auto_map": _NO_CODE}), notes
+
+
+def _class_is_taken(base_folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether AutoTokenizer opens a model of the base's type with the class that the settings name."""
+    import transformers
+
+    with _model_folder(base_folder, base_folder) as folder:
+        write_json(folder / SETTINGS, settings)
+        try:
+            return type(_open_as("AutoTokenizer", folder)) is getattr(transformers, _CLASS)
+        except _REFUSALS:
+            return False
+
+
+@contextmanager
+def _model_folder(folder: Path, base_folder: Path) -> Iterator[Path]:
+    """A tokenizer in a folder of its own, beside the base's config.json if there is one, as it will lie in the folder of the model."""
+    with tempfile.TemporaryDirectory() as place:
+        for file in (*(folder / name for name in TOKENIZER_FILES), base_folder / _CONFIG):
+            if file.is_file():
+                shutil.copyfile(file, Path(place) / file.name)
+        yield Path(place)
 
 
 def prove_transformers_opens(folder: Path, merged: Tokenizer, base_folder: Path, base: Tokenizer, texts: list[str]) -> None:
     """AutoTokenizer reads the merged folder as tokenizers does, with the base's special tokens, input names, sides and pairs.
 
-    Raises DataError naming the first that differs.
+    It does so alone and beside the base's config.json, as in the folder of the model: the type of the model may decide on the class.
+    Raises DataError naming the first that differs, or that AutoTokenizer cannot open it.
     """
-    stock, before = open_stock(folder), open_stock(base_folder)
+    before = open_stock(base_folder)
+    with _model_folder(folder, base_folder) as beside:
+        for place in (folder, beside):
+            try:
+                stock = _open_as("AutoTokenizer", place)
+            except _REFUSALS as error:
+                raise DataError(f"merge: AutoTokenizer cannot open the merged tokenizer: {error}; please report the base") from error
+            _prove_same(stock, merged, before, base, texts)
+
+
+def _prove_same(stock: Any, merged: Tokenizer, before: Any, base: Tokenizer, texts: list[str]) -> None:
     for text in texts:
         if stock(text)["input_ids"] != merged.encode(text).ids:
-            raise DataError(f"merge: AutoTokenizer reads the merged tokenizer otherwise than tokenizers does, for example {text[:60]!r}")
+            raise DataError(
+                f"merge: AutoTokenizer reads the merged tokenizer otherwise than tokenizers does, for example {text[:60]!r} (it opens it "
+                f"as {type(stock).__name__}); please report the base"
+            )
     known, _ = special_tokens(before, base)
     ids = {name: base.token_to_id(token) for name, token in known.items()}
     pair = merged.encode(*_PAIR)

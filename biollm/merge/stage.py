@@ -29,6 +29,7 @@ from biollm.modeling.vocabulary import SIDECAR, TOKENIZER, TOKENIZER_FILES, Doma
 from tokenizers import Tokenizer
 
 _SHOWN_RESIDUES = 60
+_MANY_LINES = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         if isinstance(section, IsolateConfig):
             state, sequences, facts = _isolate(job, section, state, base.tokenizer, plain)
             proofs.append(sequences)
+            _say_lines_with_sequences(facts, len(plain))
         else:
             state, facts = _continue(job, section, state, plain)
         say(f"merge: {facts['name']}: {_in_words(facts)}")
@@ -105,6 +107,14 @@ def _plain_lines(job: Job[Config]) -> list[str]:
     return lines
 
 
+def _say_lines_with_sequences(facts: Mapping[str, Any], lines: int) -> None:
+    if (holding := facts["lines_with_domain_sequences"]) > _MANY_LINES * lines:
+        say(
+            f"merge: {facts['name']}: {holding:,} of {lines:,} plain lines hold what is read as a sequence; if they are ordinary text, let "
+            "fewer words count as sequences (case: upper, a larger min_run, or runs: false)"
+        )
+
+
 def _in_words(facts: Mapping[str, Any]) -> str:
     """One line on a domain for the user."""
     asked = facts.get("text_requested_tokens", facts["new_tokens"])
@@ -123,13 +133,28 @@ def _prove_together(
 ) -> list[dict[str, Any]]:
     """All domains and random strings on the tokenizer as it was written: a later domain must leave the earlier ones as they were."""
     written = read_json(job.out / TOKENIZER)
-    proved = {one.domain.first_id: proof.prove_domain(one.domain, one.tokenizer, written, one.id_map, one.held_out) for one in proofs}
+    proved = {}
+    for one in proofs:
+        earlier = [domain for domain in state.vocabulary.isolated if domain.first_id < one.domain.first_id]
+        found = proof.prove_domain(one.domain, one.tokenizer, written, one.id_map, one.held_out, earlier)
+        proved[one.domain.first_id] = found
+        _say_shared_letters(one.domain, earlier, found)
     words = {i for domain in state.vocabulary.domains if domain.strategy == "continue" for i in domain.ids}
     as_base = written["model"]["type"] == "BPE"  # new words of other bases may cut text anew
     pieces = pieces_of_new_tokens(base.json, state.json, words) if as_base else None
     rng = generator(job.seed, "merge", "random strings")
     strings = proof.prove_random_strings(base.tokenizer, merged, state.vocabulary, job.config.random_strings, rng, pieces)
     return [facts | proved.get(facts["first_id"], {}) | strings for facts in domains]
+
+
+def _say_shared_letters(domain: Domain, earlier: Sequence[Domain], found: Mapping[str, Any]) -> None:
+    if shared := found["runs_of_earlier_domains"]:
+        name, others = domain.modality, " or ".join(other.modality for other in earlier if other.min_run)
+        remedy = f"between <{name}> and </{name}> they are {name}" if domain.tags else "set tags: true, so that texts can mark them"
+        say(
+            f"merge: {name}: {shared:,} of {found['sequences']:,} held-out sequences are written in letters of {others} alone; bare in a "
+            f"text they are read as {others}, which was merged before; {remedy}"
+        )
 
 
 def _isolate(
@@ -172,7 +197,7 @@ def _isolate(
         **proof.prove_plain_text(state.tokenizer, merged.tokenizer, vocabulary, plain),
         **proof.prove_reachable(added, merged.tokenizer),
         **proof.describe_base(base, sequences),
-        "examples": proof.examples(base, merged.tokenizer, added, [_shown(added, sequence) for sequence in sequences]),
+        "examples": proof.examples(base, merged.tokenizer, added, _shown(added, state.vocabulary.isolated, sequences)),
     }
     return merged, Sequences(added, domain.tokenizer, id_map, sequences), facts
 
@@ -230,15 +255,18 @@ def _describe(domain: Domain) -> dict[str, Any]:
 
 
 def _held_out(job: Job[Config], section: IsolateConfig, domain: DomainTokenizer) -> list[str]:
-    """Sequences that the domain tokenizer was not trained on: those of the validation split, or those that it brings along."""
-    if section.tokenizer is None and "ingest" in job.inputs:
+    """Sequences that the domain tokenizer was not trained on: of the corpus if it was trained on that, else those that it brings along."""
+    if section.tokenizer is None and job.facts_of("tokenizer")["source"] == "ingest":
         return read_records(job.input("ingest"), "validation")["sequence"].to_list()
     return [domain.normal(sequence) for sequence in domain.probe]
 
 
-def _shown(domain: Domain, sequence: str) -> str:
-    head = sequence[:_SHOWN_RESIDUES]
-    return head if domain.min_run else f"<{domain.modality}>{head}</{domain.modality}>"
+def _shown(domain: Domain, earlier: Sequence[Domain], sequences: Sequence[str]) -> list[str]:
+    """The beginnings of some sequences as a text holds them: bare where that is read as one of this domain, else between tags."""
+    heads = [sequence[:_SHOWN_RESIDUES] for sequence in sequences[: proof.EXAMPLES]]
+    others = proof.runs_of_others(domain, earlier, heads) if domain.tags else set()
+    bare = {head for head in heads if domain.min_run and head not in others}
+    return [head if head in bare else f"<{domain.modality}>{head}</{domain.modality}>" for head in heads]
 
 
 def _open_base(folder: Path) -> State:

@@ -1,7 +1,7 @@
 """The domain tokenizer as later stages read it: a folder with tokenizer.json, domain.json and probe.txt.
 
 `tokenizer.json` is a stock one over plain residue letters and is complete without the rest. `domain.json` says what it reads, so that
-nobody has to guess it from the model; `probe.txt` holds sequences that the training never saw, one per line.
+nobody has to guess it from the model; `probe.txt` holds sequences that the training never saw, one per line (of text: its lines).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DomainTokenizer:
     def load(cls, folder: Path) -> DomainTokenizer:
         """Open a folder that the stage `tokenizer` wrote, or one of those under tokenizers/.
 
-        Raises ArtifactError if domain.json or probe.txt is missing or damaged, or if domain.json does not belong to tokenizer.json;
+        Raises ArtifactError if domain.json or probe.txt is missing, damaged or empty, or if domain.json does not belong to tokenizer.json;
         ConfigError for a missing or damaged tokenizer.json.
         """
         remedy = "make it again with the stage 'tokenizer', or take one of those under tokenizers/"
@@ -95,6 +95,8 @@ class DomainTokenizer:
         tokenizer = load_tokenizer(folder)
         if (size := tokenizer.get_vocab_size()) != spec.vocab_size:
             raise ArtifactError(f"{folder}: {DOMAIN} speaks of {spec.vocab_size} tokens, but {TOKENIZER} has {size}; {remedy}")
+        if not probe:
+            raise ArtifactError(f"{folder / PROBE}: holds no sequence; expected at least one that the training never saw; {remedy}")
         for number, sequence in enumerate(probe, start=1):
             try:
                 spec.check(sequence, f"in line {number}")
@@ -157,11 +159,14 @@ def join_kmers(text: str) -> str:
 
 
 def probe_of(sequences: Iterable[str], max_residues: int, max_bytes: int) -> list[str]:
-    """Held-out sequences for probe.txt: the first `max_residues` residues of each, as many as fit into `max_bytes`, in order."""
+    """Held-out sequences for probe.txt: the first `max_residues` residues of each, as many as fit into `max_bytes`, in order.
+
+    Of a text of several lines, each line counts as one: probe.txt has a line for each, and blank ones would be no sequence.
+    """
     probe: list[str] = []
     used = 0
-    for sequence in sequences:
-        head = sequence[:max_residues]
+    for line in (line for sequence in sequences for line in sequence.splitlines() if line):
+        head = line[:max_residues]
         used += len(head.encode()) + 1
         if used > max_bytes:
             break

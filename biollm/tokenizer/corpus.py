@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality, canonical, reverse_complement, reverse_complement_rna
+from biollm.core.errors import DataError
 
 # Contigs are cut into blocks before some are held out: else all of a chromosome would be held out or none.
 BLOCK_BASES = 2048
@@ -40,12 +41,30 @@ def hold_out(sequences: Iterable[str], modality: Modality) -> Corpus:
     return Corpus([block for h, block in hashes if h >= limit], [block for h, block in hashes if h < limit])
 
 
-def sample_evenly(sequences: list[str], max_residues: int) -> list[str]:
-    """At most `max_residues` residues, as whole sequences evenly spread over the list (at least one)."""
+def spread_evenly(sequences: list[str], residues: int) -> list[str]:
+    """About so many residues, as whole sequences evenly spread over the list (at least one)."""
     total = sum(map(len, sequences))
-    if total <= max_residues:
-        return sequences
-    number = max(1, len(sequences) * max_residues // total)
+    return sequences if total <= residues else _every(sequences, max(1, len(sequences) * residues // total))
+
+
+def sample_evenly(sequences: list[str], max_residues: int) -> list[str]:
+    """At most `max_residues` residues, as whole sequences evenly spread over the list. Longer sequences than that are left out.
+
+    Raises DataError if all are longer.
+    """
+    fitting = [sequence for sequence in sequences if len(sequence) <= max_residues]
+    if not fitting:
+        raise DataError(
+            f"tokenizer.max_residues is {max_residues:,}, but the shortest of the {len(sequences):,} sequences to train on has "
+            f"{min(map(len, sequences)):,}; raise it"
+        )
+    sample = spread_evenly(fitting, max_residues)
+    while (residues := sum(map(len, sample))) > max_residues:  # long ones happened to be picked
+        sample = _every(fitting, max(1, len(sample) * max_residues // residues))
+    return sample
+
+
+def _every(sequences: list[str], number: int) -> list[str]:
     return [sequences[i * len(sequences) // number] for i in range(number)]
 
 

@@ -51,6 +51,15 @@ def split_atoms(smiles: str) -> list[str]:
     return list(atoms)
 
 
+def check_atoms(named: Iterable[tuple[str, str]]) -> None:
+    """Raise DataError naming the first SMILES string that split_atoms cannot split. named: where each stands, and the string."""
+    for place, smiles in named:
+        try:
+            split_atoms(smiles)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+
+
 @dataclass(frozen=True)
 class AtomBpe:
     """A BPE over coded atoms, and the codes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from biollm.core.alphabets import ALPHABETS, Modality
@@ -18,7 +18,7 @@ from biollm.modeling.vocabulary import TOKENIZER, load_tokenizer
 from biollm.tokenizer import corpus as corpora
 from biollm.tokenizer.config import Config, above_fast_path, below_alphabet, least_vocab_size
 from biollm.tokenizer.corpus import Corpus
-from biollm.tokenizer.smiles import spell_in_characters, train_atom_bpe, train_atom_unigram, train_atom_wordpiece
+from biollm.tokenizer.smiles import check_atoms, spell_in_characters, train_atom_bpe, train_atom_unigram, train_atom_wordpiece
 from biollm.tokenizer.train import (
     build_chars,
     build_kmers,
@@ -45,7 +45,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
         raise ConfigError(below_alphabet(kind, modality, config.vocab_size, least))
     if much := above_fast_path(kind, modality, config.vocab_size):
         raise ConfigError(much)
-    corpus, source_facts = _from_files(job, modality) if config.files else _from_ingest(job)
+    corpus, source_facts = _from_files(job, modality, kind) if config.files else _from_ingest(job)
     if not corpus.train or not corpus.held_out:
         raise DataError(
             f"tokenizer: {len(corpus.train)} sequences to train on and {len(corpus.held_out)} held out; at least one of each is needed, "
@@ -55,7 +55,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     limit = config.max_residues or (_MAX_RESIDUES_UNIGRAM if kind == "unigram" else _MAX_RESIDUES)
     train = corpora.sample_evenly(corpus.train, limit)
     seen = list(corpora.both_strands(train, modality)) if config.reverse_complement else train
-    tokenizer, residues = _train(config, modality, kind, seen)
+    tokenizer, residues = _train(config, modality, kind, seen, corpus)
     size = tokenizer.get_vocab_size()
     if kind not in ("kmer", "char") and size < config.vocab_size:
         raise DataError(
@@ -75,7 +75,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
             overlapping=config.overlapping,
             strands=2 if config.reverse_complement else 1,
         ),
-        probe_of(corpora.sample_evenly(corpus.held_out, _PROBE_BYTES), _PROBE_RESIDUES, _PROBE_BYTES),
+        probe_of(corpora.spread_evenly(corpus.held_out, _PROBE_BYTES), _PROBE_RESIDUES, _PROBE_BYTES),
     )
     facts = _measure(domain, corpus.held_out, seen)
     domain.save(job.out)
@@ -108,15 +108,21 @@ def _from_ingest(job: Job[Config]) -> tuple[Corpus, dict[str, Any]]:
     return Corpus(records["train"], records["validation"]), {"source": "ingest"}
 
 
-def _from_files(job: Job[Config], modality: Modality) -> tuple[Corpus, dict[str, Any]]:
+def _from_files(job: Job[Config], modality: Modality, kind: Kind) -> tuple[Corpus, dict[str, Any]]:
     config = job.config
     read = read_sequences([file for resource in config.files for file in job.files(resource)], modality, config.column)
+    if modality == "smiles" and kind != "char":  # a corpus of ingest has been read by RDKit
+        check_atoms((f"{record.file} {record.where}", record.sequence) for record in read.records)
     corpus = corpora.hold_out((record.sequence for record in read.records), modality)
     return corpus, {"source": "files", "sequences_read": len(read.records), "blank_left_out": read.blank}
 
 
-def _train(config: Config, modality: Modality, kind: Kind, sequences: Sequence[str]) -> tuple[Tokenizer, str]:
-    """The tokenizer, and the residues that have tokens."""
+def _letters_of(*sides: Iterable[str]) -> set[str]:
+    return {letter for sequences in sides for sequence in sequences for letter in set(sequence)}
+
+
+def _train(config: Config, modality: Modality, kind: Kind, sequences: Sequence[str], corpus: Corpus) -> tuple[Tokenizer, str]:
+    """The tokenizer, and the residues that have tokens. sequences: what is trained on, of the corpus."""
     alphabet = ALPHABETS[modality]
     fold, size = alphabet.folds_case, config.vocab_size
     letters = alphabet.residues or None
@@ -125,8 +131,9 @@ def _train(config: Config, modality: Modality, kind: Kind, sequences: Sequence[s
         return build_chars(letters, fold_case=fold), alphabet.residues
     if kind == "kmer":
         assert config.kmer is not None
-        # All letters of protein or SMILES would make far more k-mers than those that occur; a letter that never did has no token.
-        observed = "".join(sorted(set().union(*map(set, sequences)) | set(alphabet.unknown)))
+        # All letters of protein would make far more k-mers than those that occur; a letter that never did has no token. The held-out side
+        # has its say in this alone: a rare letter (selenocysteine) may stand on that side only.
+        observed = "".join(sorted(_letters_of(sequences, corpus.train, corpus.held_out) | set(alphabet.unknown)))
         build = build_overlapping_kmers if config.overlapping else build_kmers
         return build(observed, config.kmer, fold_case=fold), observed
     if modality == "smiles" and kind == "wordpiece":

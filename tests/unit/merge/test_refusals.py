@@ -168,6 +168,14 @@ def test_a_changed_plain_line_stops_the_merge(dna_in_gpt2: Any) -> None:
         proof.prove_plain_text(dna_in_gpt2.base, open_json(lossy), dna_in_gpt2.vocabulary, ["the gene is in the cell"])
 
 
+@pytest.mark.parametrize(("lines", "held"), [(["GATTACAGATTACA is a run"], 1), (["the gene", "a GATTACAGATTACA", "GATTACAGATTACA"], 2)])
+def test_plain_text_that_is_mostly_read_as_sequences_proves_nothing(dna_in_gpt2: Any, lines: list[str], held: int) -> None:
+    with pytest.raises(
+        DataError, match=rf"merge\.plain_text: {held} of {len(lines)} lines hold what .* for example 'GATTACAGATTACA', so too few are left"
+    ):
+        proof.prove_plain_text(dna_in_gpt2.base, dna_in_gpt2.tokenizer, dna_in_gpt2.vocabulary, lines)
+
+
 def test_a_sequence_with_other_tokens_stops_the_merge(dna_in_gpt2: Any) -> None:
     (domain,), (own,), (id_map,) = dna_in_gpt2.vocabulary.domains, dna_in_gpt2.domains, dna_in_gpt2.id_maps
     facts = proof.prove_domain(domain, own.tokenizer, dna_in_gpt2.json, id_map, own.probe)
@@ -185,6 +193,47 @@ def test_a_token_that_nothing_can_produce_stops_the_merge(dna_in_gpt2: Any) -> N
     dead = broken(dna_in_gpt2, lambda content: content["model"]["merges"].pop())
     with pytest.raises(DataError, match=r"1 domain tokens can never be produced, for example \['[ACGTN]+'\]"):
         proof.prove_reachable(domain, open_json(dead))
+
+
+class Counting:
+    """A tokenizer that counts the texts that it reads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.texts = tokenizer, 0
+        self.id_to_token = tokenizer.id_to_token
+
+    def encode_batch(self, texts: list[str], **options: Any) -> Any:
+        self.texts += len(texts)
+        return self.tokenizer.encode_batch(texts, **options)
+
+
+def test_every_wordpiece_token_is_reached_by_few_words(base_tokenizer: Bases, domain_tokenizer: Domains, start_merge: Start) -> None:
+    merged = start_merge(base_tokenizer("bert_cased")).add(domain_tokenizer("protein", "wordpiece"))
+    (domain,), counting = merged.vocabulary.domains, Counting(merged.tokenizer)
+    assert proof.prove_reachable(domain, counting) == {"unreachable_tokens": 0}
+    assert counting.texts <= 2 * domain.new_tokens
+    short = broken(merged, lambda content: content["model"].update(max_input_chars_per_word=4))  # two residues
+    with pytest.raises(DataError, match=r"\d+ domain tokens can never be produced, for example"):
+        proof.prove_reachable(domain, open_json(short))
+
+
+def test_words_with_a_token_begin_with_those_that_hold_it_for_certain() -> None:
+    starts = dict.fromkeys(["AC", "A", "C"])
+    assert list(proof._words_with("CG", starts, 4)) == ["ACCG", "CCG", "ACG"]  # A and C may be read as AC
+    assert list(proof._words_with("CG", starts, 3)) == ["CCG", "ACG"]
+
+
+def test_a_run_of_an_earlier_domain_is_proved_between_tags_alone(
+    base_tokenizer: Bases, domain_tokenizer: Domains, start_merge: Start
+) -> None:
+    """RNA without U is written as DNA is: bare in a text, nobody can tell."""
+    merged = start_merge(base_tokenizer("gpt2")).add(domain_tokenizer("dna", "bpe"), domain_tokenizer("rna", "bpe"))
+    (dna, rna), tokenizer, id_map = merged.vocabulary.domains, merged.domains[1].tokenizer, merged.id_maps[1]
+    sequences = ["GAGAGACCAGAGACA", "GAUUACAGAUUACA", "GAGAGA"]
+    facts = proof.prove_domain(rna, tokenizer, merged.json, id_map, sequences, [dna])
+    assert (facts["sequences"], facts["sequences_changed"], facts["runs_of_earlier_domains"]) == (3, 0, 1)
+    with pytest.raises(DataError, match=r"the rna sequence GAGAGACCAGAGACA… gets other tokens as a run"):
+        proof.prove_domain(rna, tokenizer, merged.json, id_map, sequences)
 
 
 def test_random_strings_that_do_not_come_back_stop_the_merge(dna_in_gpt2: Any) -> None:

@@ -56,6 +56,67 @@ def test_what_differs_from_the_base_stops_the_merge(base: tuple[Path, Tokenizer]
         prove_transformers_opens(merged_folder(base, **change), base[1], *base, ["the gene"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "model_type", "mapped"),
+    [
+        ("qwen", "qwen2", True),
+        ("qwen", "qwen3", False),
+        ("bert_cased", "bert", False),
+        ("llama2", "llama", False),
+        ("llama2", "gemma", False),
+        ("mistral", "mistral", False),
+        ("t5", "t5", False),
+        ("gpt2", "of_a_lab", False),
+    ],
+)
+def test_stock_transformers_opens_it_beside_the_config_of_every_model_type(
+    tmp_path: Path,
+    base_tokenizer: Callable[[str], Tokenizer],
+    domain_tokenizer: Callable[..., Any],
+    start_merge: Callable[[Tokenizer], Any],
+    kind: str,
+    model_type: str,
+    mapped: bool,
+) -> None:
+    """For a Qwen2 model AutoTokenizer takes Qwen2Tokenizer, which has no rules for sequences, whatever class the settings name."""
+    from transformers import AutoTokenizer
+
+    base, folder, out = base_tokenizer(kind), tmp_path / "base", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    base.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "auto_map": {"AutoTokenizer": "a.B"}})
+    )
+    merged = start_merge(base).add(domain_tokenizer("dna", {"bert_cased": "wordpiece", "t5": "unigram"}.get(kind, "bpe")))
+    settings, _ = merged_settings(folder, base)
+    assert ("auto_map" in settings) == mapped
+    merged.tokenizer.save(str(out / "tokenizer.json"))
+    (out / "tokenizer_config.json").write_text(json.dumps(settings))
+    texts = ["the gene", "the GATTACAGATTACA and <dna>ACGT</dna>"]
+    prove_transformers_opens(out, merged.tokenizer, folder, base, texts)
+    if mapped:
+        assert merged_settings(out, base)[0]["auto_map"] == settings["auto_map"], "a merged tokenizer is the base of the next merge"
+        (out / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+        with pytest.raises(
+            DataError, match=r"otherwise than tokenizers does, .*GATTACA.* \(it opens it as Qwen2Tokenizer\); please report"
+        ):
+            prove_transformers_opens(out, merged.tokenizer, folder, base, texts)
+        (out / "tokenizer_config.json").write_text(json.dumps(settings))
+    (out / "config.json").write_text(json.dumps({"model_type": model_type}))
+    AutoTokenizer.from_pretrained(str(out)).save_pretrained(str(tmp_path / "again"))
+    (tmp_path / "again" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    for place in (out, tmp_path / "again"):
+        assert AutoTokenizer.from_pretrained(str(place))(texts)["input_ids"] == [merged.tokenizer.encode(text).ids for text in texts]
+
+
+def test_a_tokenizer_that_autotokenizer_cannot_open_stops_the_merge(base: tuple[Path, Tokenizer]) -> None:
+    folder = merged_folder(base, auto_map={"AutoTokenizer": [None, None]})
+    with pytest.raises(DataError, match=r"merge: AutoTokenizer cannot open the merged tokenizer: .*; please report the base"):
+        prove_transformers_opens(folder, base[1], *base, ["the gene"])
+
+
 def test_a_class_that_reads_text_otherwise_is_said(tmp_path: Path, base_tokenizer: Callable[[str], Tokenizer]) -> None:
     """Our small BERT has no post-processor; BertTokenizer adds one."""
     base_tokenizer("bert_cased").save(str(tmp_path / "tokenizer.json"))

@@ -66,6 +66,9 @@ def test_a_sidecar_that_is_no_json_and_a_probe_that_is_no_text(folder: Path) -> 
     (folder / "probe.txt").write_bytes(b"\xff\n")
     with pytest.raises(ArtifactError, match=r"probe\.txt: not UTF-8 text"):
         DomainTokenizer.load(folder)
+    (folder / "probe.txt").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"probe\.txt: holds no sequence; expected at least one .*; make it again with the stage"):
+        DomainTokenizer.load(folder)
     (folder / "domain.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"domain\.json: not valid JSON"):
         DomainTokenizer.load(folder)
@@ -91,3 +94,11 @@ def test_overlapping_kmers_are_spelt_and_joined(sequence: str) -> None:
 
 def test_a_probe_is_bounded() -> None:
     assert probe_of(["ACGT", "TT", "GGG"], max_residues=3, max_bytes=7) == ["ACG", "TT"]
+
+
+def test_a_probe_of_texts_with_several_lines_comes_back(folder: Path) -> None:
+    probe = probe_of(["a question\n\nan answer", "one\r\ntwo\rthree", "\n"], max_residues=9, max_bytes=100)
+    assert probe == ["a questio", "an answer", "one", "two", "three"]
+    text = DomainSpec.model_validate(SPEC | {"modality": "text", "residues": "", "case": "kept"})
+    DomainTokenizer(DomainTokenizer.load(folder).tokenizer, text, probe).save(folder)
+    assert DomainTokenizer.load(folder).probe == probe

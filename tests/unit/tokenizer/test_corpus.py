@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from biollm.core.alphabets import reverse_complement
-from biollm.tokenizer.corpus import BLOCK_BASES, Corpus, both_strands, hold_out, sample_evenly, training_words
+from biollm.core.errors import DataError
+from biollm.tokenizer.corpus import BLOCK_BASES, Corpus, both_strands, hold_out, sample_evenly, spread_evenly, training_words
 
 
 def test_about_one_in_twenty_is_held_out_whatever_the_order() -> None:
@@ -42,7 +45,15 @@ def test_a_sample_is_even_bounded_and_the_same() -> None:
     sequences = [f"{i:03d}" for i in range(100)]
     assert sample_evenly(sequences, 30) == [f"{i:03d}" for i in range(0, 100, 10)]
     assert sample_evenly(sequences, 300) == sequences
-    assert sample_evenly(sequences, 1) == ["000"]
+    assert spread_evenly(sequences, 1) == ["000"]
+
+
+def test_a_sample_is_never_larger_than_asked_for() -> None:
+    lengths = [900, 10, 10, 10, 900, 10, 10, 10, 5000]  # those that are picked first happen to be long
+    sample = sample_evenly(["A" * length for length in lengths], 1000)
+    assert 500 <= sum(map(len, sample)) <= 1000
+    with pytest.raises(DataError, match=r"max_residues is 1,000, but the shortest of the 2 sequences to train on has 5,000; raise it"):
+        sample_evenly(["A" * 5000, "C" * 9999], 1000)
 
 
 def test_words_hold_no_unknown_residue_and_are_bounded() -> None:

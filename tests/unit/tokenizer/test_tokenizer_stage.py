@@ -12,6 +12,7 @@ from biollm.core.artifacts import Artifact
 from biollm.core.errors import ConfigError, DataError
 from biollm.modeling.domain import DomainTokenizer
 from biollm.stages import BY_NAME, Run
+from biollm.tokenizer.corpus import hold_out
 from tokenizers import Tokenizer, models
 
 TOKENIZER = BY_NAME["tokenizer"]
@@ -95,6 +96,22 @@ def test_the_held_out_sequences_change_nothing(tmp_path: Path) -> None:
 def test_a_sample_bounds_what_is_trained_on(tmp_path: Path) -> None:
     facts = run(tmp_path, PROTEINS, modality="protein", kind="bpe", vocab_size=40, max_residues=3000).facts
     assert facts["train_residues"] == 3000 < facts["train_residues_available"]
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_kmers_read_a_rare_letter_that_stands_on_the_held_out_side_only(tmp_path: Path, overlapping: bool) -> None:
+    with_selenocysteine = ([*PROTEINS[:i], f"{PROTEINS[i][:9]}U{PROTEINS[i][9:]}", *PROTEINS[i + 1 :]] for i in range(len(PROTEINS)))
+    proteins = next(some for some in with_selenocysteine if not any("U" in one for one in hold_out(some, "protein").train))
+    folder = run(tmp_path, proteins, modality="protein", kind="kmer", kmer=2, overlapping=overlapping).folder
+    assert DomainTokenizer.load(folder).spec.residues == "ACDEFGHIKLMNPQRSTUVWXY"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_a_broken_smiles_string_is_named_with_file_and_line(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(
+        DataError, match=r"mol\.smi line 81: SMILES 'CC\[Na' holds '\[' without its partner.* at position 3; mend or remove"
+    ):
+        run(tmp_path, [*SMILES, "CC[Na"], name="mol.smi", modality="smiles", kind=kind, vocab_size=200)
 
 
 @pytest.mark.parametrize(
