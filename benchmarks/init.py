@@ -42,9 +42,9 @@ from biollm.core.machine import usable_cores
 from biollm.core.resources import resolve_files, resolve_folder
 from biollm.core.seeding import generator
 from biollm.modeling.distill import DistillSettings, Teacher, contexts_of
-from biollm.modeling.inits import INITS, NewTokens, initialise, readable_texts
+from biollm.modeling.inits import INITS, NewTokens, initialise
 from biollm.modeling.pooling import pool_mean
-from biollm.modeling.vocabulary import load_tokenizer
+from biollm.modeling.vocabulary import load_tokenizer, readable_texts
 from tokenizers import Tokenizer
 
 WORDS, SENTENCES, DEVELOPMENT_WORDS, REMOVED_SHARE, SEEDS = 1000, 400, 1100, 0.09, 3

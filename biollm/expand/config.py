@@ -19,6 +19,11 @@ class ChannelConfig(Section):
     strand: Strand = Field(
         default="both", description="plus: only values on C of the sequence as it is read; minus: only those on G, the other strand's C"
     )
+    share: bool | None = Field(
+        default=None,
+        description="whether values are shares of observations, from 0 to 1, as methylation levels are; default: whether all values of the "
+        "corpus lie there. false for a normalised signal",
+    )
 
 
 class FusionConfig(Section):
@@ -74,6 +79,12 @@ class Config(Section):
             tracks = [track.name for track in recipe.ingest.tracks]
             if unknown := [channel.track for channel in self.fusion.channels if channel.track not in tracks]:
                 problems.append(f"expand.fusion.channels names {unknown}, but ingest.tracks makes {tracks}; the names must agree")
+        one_strand = [channel.track for channel in self.fusion.channels if channel.strand != "both"] if self.fusion else []
+        if one_strand and recipe.ingest is not None and getattr(recipe.ingest, "cytosines", None) is not None:
+            problems.append(
+                f"expand.fusion.channels.strand looks for values on C or G, but ingest.cytosines writes other letters there; leave strand "
+                f"out of {listed(one_strand)}"
+            )
         for name in ("fusion", "compare_inits"):
             if self.in_place_shards and getattr(self, name):
                 problems.append(f"expand.in_place_shards never loads the model, which expand.{name} needs; drop one of the two")

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
 
+CONTEXT_TOKENS = 64  # base tokens of a context that is cut from a text, special ones included
+
 
 @dataclass(frozen=True)
 class Span:
@@ -92,7 +94,11 @@ def distill(teacher: Teacher, start_ND: NDArray[np.float32], rng: np.random.Gene
 
 
 def contexts_of(
-    encoded: Iterable[list[int]], pieces: list[list[int]], first_new: int, around: tuple[list[int], list[int]], max_tokens: int = 64
+    encoded: Iterable[list[int]],
+    pieces: list[list[int]],
+    first_new: int,
+    around: tuple[list[int], list[int]],
+    max_tokens: int = CONTEXT_TOKENS,
 ) -> list[Context]:
     """Contexts of new tokens: texts as the merged tokenizer encodes them, with the pieces of each new token in its place.
 

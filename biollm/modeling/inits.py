@@ -1,8 +1,8 @@
 """First values for the rows of new tokens: seven ways, one call.
 
 `initialise` is the door. Four of the ways (`mean`, `neighbours`, `mix`, `weighted`) are fixed weights over base rows, found from
-the tokens' texts alone: `row_weights` gives them as a sparse matrix, so that who edits a table on disk reads only the rows that have
-a weight. `normal` and `omp` need the table, `distill` the model.
+the tokens' texts alone: `row_weights` gives them as a sparse matrix. `normal` and `omp` need the table, `distill` the model.
+A table is read in blocks of rows, so that one on disk is never in memory as a whole, and gives the same bits as one in memory.
 
 What holds for every way, whatever the text (DNA in a base of English words, a single letter, a token without pieces):
 rows are finite; they repeat with the generator; and their norms lie within the 1st to 99th percentile of the base's.
@@ -15,7 +15,6 @@ Legend: V base tokens, N new tokens, D width.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.modeling.byte_level import BYTE_OF
-from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from biollm.modeling.distill import Teacher
@@ -70,16 +67,50 @@ class NewTokens:
 
 
 @dataclass(frozen=True)
-class Donor:
-    """A model that already knows the new tokens, for `omp`. rows: (tokens, width), any width; texts: readable text of each token."""
+class Table:
+    """An input or output table that is read in blocks. read_rows(i, j) gives rows i to j - 1 in float32, (j - i, width)."""
 
-    rows: FloatMatrix
+    rows: int
+    width: int
+    read_rows: Callable[[int, int], FloatMatrix]
+
+    def blocks(self) -> Iterator[tuple[int, FloatMatrix]]:
+        """All rows in turn: the number of the first, and the block. The cuts are always the same, and so is what is summed over them."""
+        for first in range(0, self.rows, _TABLE_ROWS):
+            yield first, self.read_rows(first, min(self.rows, first + _TABLE_ROWS))
+
+    def take(self, ids: NDArray[np.int64]) -> FloatMatrix:
+        """The rows of `ids`, in their order: (ids, width)."""
+        taken = np.empty((len(ids), self.width), dtype=np.float32)
+        for first, block in self.blocks():
+            here = np.flatnonzero((ids >= first) & (ids < first + len(block)))
+            taken[here] = block[ids[here] - first]
+        return taken
+
+    def mean(self) -> FloatVector:
+        """The mean of all rows, (width,), summed in float64."""
+        total = np.zeros(self.width)
+        for _, block in self.blocks():
+            total += block.sum(axis=0, dtype=np.float64)
+        return total / self.rows
+
+
+def table_of(rows: FloatMatrix) -> Table:
+    """A table that is in memory."""
+    return Table(rows.shape[0], rows.shape[1], lambda first, last: rows[first:last])
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A model that already knows the new tokens, for `omp`. table: of any width; texts: readable text of each of its rows."""
+
+    table: Table
     texts: list[str]
 
 
 @dataclass(frozen=True)
 class _Request:
-    base_VD: FloatMatrix
+    base: Table
     tokens: NewTokens
     rng: np.random.Generator
     donor: Donor | None
@@ -88,7 +119,7 @@ class _Request:
 
 def initialise(
     name: InitName,
-    base_VD: FloatMatrix,
+    base: FloatMatrix | Table,
     tokens: NewTokens,
     rng: np.random.Generator,
     donor: Donor | None = None,
@@ -96,23 +127,25 @@ def initialise(
 ) -> FloatMatrix:
     """Rows for the new tokens, (N, D) float32, one way or another.
 
-    base_VD: an input or an output table of the base; it is only read. An untied output table is initialised by a call of its own, but
-    not with `distill`, which learns input rows. donor: for `omp`; without one the base is its own donor. teacher: for `distill`.
+    base: (V, D), an input or an output table of the base, with a row for every base text; it is only read, and a `Table` only in
+    blocks. An untied output table is initialised by a call of its own, but not with `distill`, which learns input rows.
+    donor: for `omp`, its table of the same kind; without one the base is its own donor. teacher: for `distill`.
     The last step is the same for all: rows whose norm is outside the 1st to 99th percentile of the base's get the nearest norm
     inside, their direction kept. Averages are shorter than what they average and least-squares sums can be far longer; a
     model has never seen such rows, and layers without normalisation of their input pass the scale on.
     Raises ConfigError if the way needs a teacher and there is none or a donor shares no token with the base;
     DataError if the base table is not finite.
     """
-    assert len(base_VD) == len(tokens.base_texts), "one text for every base row"
-    norms_V = _norms(base_VD)
+    table = base if isinstance(base, Table) else table_of(base)
+    assert table.rows == len(tokens.base_texts), "one text for every base row"
+    norms_V = _norms_of(table)
     if not np.isfinite(norms_V).all():
         raise DataError(
             f"the base's table of tokens is not finite in row {int(np.argmin(np.isfinite(norms_V)))}; restore the model's weights"
         )
     if not tokens.texts:
-        return np.empty((0, base_VD.shape[1]), dtype=np.float32)
-    rows = INITS[name](_Request(base_VD, tokens, rng, donor, teacher))
+        return np.empty((0, table.width), dtype=np.float32)
+    rows = INITS[name](_Request(table, tokens, rng, donor, teacher))
     return within_norms(rows, norm_bounds(norms_V), rng)
 
 
@@ -129,39 +162,6 @@ def row_weights(name: WeightedName, tokens: NewTokens) -> Any:
     Column V is the weight of the mean of all base rows: where a token has nothing else to go by, it gets that mean.
     """
     return _WEIGHTS[name](tokens)
-
-
-def readable_texts(tokenizer: Tokenizer) -> list[str]:
-    """The text of every token by id, spelt alike for all kinds of tokenizers, so that character n-grams agree across them.
-
-    A token that starts a word begins with a space (from "Ġ", "▁", or the lack of "##"); special tokens, unused ids and
-    bytes that are no text of their own are "". Length: the largest id + 1.
-    """
-    spec = json.loads(tokenizer.to_str())
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    texts = [""] * (max(vocabulary.values()) + 1)
-    added = {token["content"]: bool(token["special"]) for token in spec["added_tokens"]}
-    spell = _speller(spec)
-    for token, number in vocabulary.items():
-        if token not in added:
-            texts[number] = spell(token)
-        elif not added[token]:
-            texts[number] = token
-    return texts
-
-
-def _speller(spec: dict[str, Any]) -> Callable[[str], str]:
-    if spec["model"]["type"] == "WordPiece":
-        prefix = str(spec["model"]["continuing_subword_prefix"])
-        reserved = ("[unused", str(spec["model"]["unk_token"]))
-        return lambda token: "" if token.startswith(reserved) else token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
-    if '"ByteLevel"' in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
-        return lambda token: bytes(BYTE_OF.get(letter, 0x3F) for letter in token).decode(errors="ignore")
-    return lambda token: "" if _is_byte_token(token) else token.replace("▁", " ")
-
-
-def _is_byte_token(token: str) -> bool:
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
 # --- weights over base rows -----------------------------------------------------------------------------------------------------------
@@ -277,18 +277,22 @@ def _nearest(base: Any, new: Any) -> Iterator[tuple[NDArray[np.int64], FloatVect
             yield ids[best], cosines[best]
 
 
-def _apply_weights(weights: Any, base_VD: FloatMatrix) -> FloatMatrix:
+def _apply_weights(weights: Any, base: Table) -> FloatMatrix:
     """Weighted sums of base rows, the last column of the weights standing for their mean. (N, V + 1) x (V, D) -> (N, D)."""
-    size = len(base_VD)
-    rows: FloatMatrix = weights[:, :size] @ base_VD
-    average = weights[:, [size]].toarray()
+    by_row = weights.tocsc()
+    rows = np.zeros((weights.shape[0], base.width), dtype=np.float32)
+    for first, block in base.blocks():
+        here = by_row[:, first : first + len(block)].tocsr()
+        held = np.flatnonzero(np.diff(here.indptr))
+        rows[held] += here[held] @ block
+    average = by_row[:, [base.rows]].toarray()
     if average.any():
-        rows += average * base_VD.mean(axis=0, dtype=np.float64)
-    return rows.astype(np.float32, copy=False)
+        rows += (average * base.mean()).astype(np.float32)
+    return rows
 
 
 def _from_weights(name: WeightedName) -> Callable[[_Request], FloatMatrix]:
-    return lambda request: _apply_weights(row_weights(name, request.tokens), request.base_VD)
+    return lambda request: _apply_weights(row_weights(name, request.tokens), request.base)
 
 
 # --- ways that need the table ---------------------------------------------------------------------------------------------------------
@@ -299,15 +303,15 @@ def _normal(request: _Request) -> FloatMatrix:
 
     Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021. Ignores what the tokens are; no two rows are equal.
     """
-    base = request.base_VD
-    mean = base.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((base.shape[1], base.shape[1]))
-    for start in range(0, len(base), _TABLE_ROWS):
-        centred = base[start : start + _TABLE_ROWS] - mean
+    base = request.base
+    mean = base.mean()
+    covariance = np.zeros((base.width, base.width))
+    for _, block in base.blocks():
+        centred = block - mean
         covariance += centred.T @ centred
-    values, vectors = np.linalg.eigh(covariance / len(base))
+    values, vectors = np.linalg.eigh(covariance / base.rows)
     spread = (vectors * np.sqrt(values.clip(min=0))).T
-    rows = np.empty((len(request.tokens.texts), base.shape[1]), dtype=np.float32)
+    rows = np.empty((len(request.tokens.texts), base.width), dtype=np.float32)
     for start in range(0, len(rows), _TABLE_ROWS):
         block = rows[start : start + _TABLE_ROWS]
         block[:] = mean + request.rng.standard_normal(block.shape) @ spread
@@ -324,12 +328,12 @@ def _omp(request: _Request) -> FloatMatrix:
     A token that the donor does not have gets its `mix` row. Without a donor the base is its own: the `mix` row is
     coded over base tokens, which says the same again in other rows; it is there to compare, not to gain.
     """
-    base, tokens = request.base_VD, request.tokens
+    base, tokens = request.base, request.tokens
     rows = _from_weights("mix")(request)
     if request.donor is None:
         atoms = np.array([i for i, text in enumerate(tokens.base_texts) if text], dtype=np.int64)
-        atoms = _drawn(atoms if len(atoms) else np.arange(len(base)), request.rng)
-        return _transplant(rows, base[atoms], base[atoms])
+        images = base.take(_drawn(atoms if len(atoms) else np.arange(base.rows), request.rng))
+        return _transplant(rows, images, images)
     donor_ids = _ids_by_text(request.donor.texts)
     base_ids = _ids_by_text(tokens.base_texts)
     shared = [text for text in base_ids if text in donor_ids]
@@ -338,11 +342,11 @@ def _omp(request: _Request) -> FloatMatrix:
             "expand.init is 'omp', but donor and base have no token in common; take a donor of the same script, or another initialiser"
         )
     chosen = [shared[i] for i in _drawn(np.arange(len(shared)), request.rng)]
-    donor_atoms = request.donor.rows[[donor_ids[text] for text in chosen]]
-    base_atoms = base[[base_ids[text] for text in chosen]]
+    donor_atoms = request.donor.table.take(np.array([donor_ids[text] for text in chosen]))
+    base_atoms = base.take(np.array([base_ids[text] for text in chosen]))
     known = [i for i, text in enumerate(tokens.texts) if text in donor_ids]
     if known:
-        targets = request.donor.rows[[donor_ids[tokens.texts[i]] for i in known]]
+        targets = request.donor.table.take(np.array([donor_ids[tokens.texts[i]] for i in known]))
         rows[known] = _transplant(targets, donor_atoms, base_atoms)
     return rows
 
@@ -385,7 +389,7 @@ def _distill(request: _Request) -> FloatMatrix:
 
     if request.teacher is None:
         raise ConfigError("expand.init is 'distill', which learns from texts that hold the new tokens; give texts, or take 'mix'")
-    start = within_norms(_from_weights("mix")(request), norm_bounds(_norms(request.base_VD)), request.rng)
+    start = within_norms(_from_weights("mix")(request), norm_bounds(_norms_of(request.base)), request.rng)
     return distill(request.teacher, start, request.rng)
 
 
@@ -412,6 +416,10 @@ def _squares(rows: FloatMatrix) -> FloatVector:
 def _norms(rows: FloatMatrix) -> FloatVector:
     norms: FloatVector = np.sqrt(_squares(rows))
     return norms
+
+
+def _norms_of(table: Table) -> FloatVector:
+    return np.concatenate([_norms(block) for _, block in table.blocks()])
 
 
 def within_norms(rows: FloatMatrix, bounds: tuple[float, float], rng: np.random.Generator) -> FloatMatrix:

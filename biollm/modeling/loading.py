@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError
 from biollm.core.files import read_json
@@ -23,7 +23,7 @@ from biollm.modeling.vocabulary import TOKENIZER_FILES
 
 
 def load_model(folder: str | Path, kind: str = "AutoModel", *, base: str | Path | None = None, **options: Any) -> FusedModel:
-    """Load a model folder with its fusion, in float32, ready for inference, on a GPU if there is one.
+    """Load a model folder with its fusion, in float32 unless `dtype` says otherwise, ready for inference, on a GPU if there is one.
 
     folder: a folder, package:NAME/path, or a hub name; kind: the transformers Auto class; options go to its from_pretrained.
     A folder of a fine-tuning adapter gives the adapted model of the kind that it was trained as, on its base, which it names by a path
@@ -77,12 +77,11 @@ def load_stock(folder: Path, kind: str, **options: Any) -> nn.Module:
         loaded: nn.Module
         loaded, report = getattr(transformers, kind).from_pretrained(
             str(folder),
-            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            **options,
+            **{"dtype": torch.float32} | options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(f"{folder}: transformers cannot load it as {kind}: {(str(error).splitlines() or ['?'])[0]}") from error
@@ -114,11 +113,35 @@ def _check_whole(folder: Path, model: Any, missing: list[str]) -> None:
         )
 
 
-def save_model(model: FusedModel, out: Path, tokenizer_folder: Path) -> None:
-    """Write a stock Hugging Face folder: weights, config and tokenizer; and the fusion's sidecar if there is one."""
-    model.stock.save_pretrained(str(out))  # type: ignore[operator]
+def save_model(model: FusedModel, out: Path, tokenizer_folder: Path, beside: dict[str, Tensor] | None = None) -> None:
+    """Write a stock Hugging Face folder: weights, config and tokenizer; and the fusion's sidecar if there is one.
+
+    beside: tensors that are stored with the model's own, under these names.
+    """
+    weights = {"state_dict": model.stock.state_dict() | beside} if beside else {}
+    model.stock.save_pretrained(str(out), **weights)  # type: ignore[operator]
     copy_tokenizer(tokenizer_folder, out)
     save_fusion(out, model)
+
+
+def tensors_beside(folder: Path, stock: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a folder that a model of it has not, such as a pooler or the head for another task, in their number formats.
+
+    Returned apart, by name alone: those with one row or number per token of the folder's vocabulary, which fit no grown model.
+    """
+    rename, own = loader_names(stock), stock.state_dict()
+    rows = load_config(folder).get_text_config().vocab_size
+    beside: dict[str, Tensor] = {}
+    stale = []
+    for file in sorted(folder.glob("*.safetensors")):
+        others = [tensor for tensor in read_header(file).tensors if rename(tensor.key) not in own]
+        with safe_open(str(file), "pt") as opened:
+            for tensor in others:
+                if tensor.shape[:1] == (rows,) or tensor.shape == (1, rows):
+                    stale.append(tensor.key)
+                else:
+                    beside[tensor.key] = opened.get_tensor(tensor.key)
+    return beside, stale
 
 
 def store_as_in(stock: nn.Module, folder: Path) -> None:
@@ -140,6 +163,9 @@ def store_as_in(stock: nn.Module, folder: Path) -> None:
         parameter.data = parameter.data.to(wanted)
         if finite and not torch.isfinite(parameter.data).all():
             raise ConfigError(f"{name}: new values are not finite in {str(wanted).removeprefix('torch.')}; choose another initialiser")
+    for name, buffer in stock.named_buffers():
+        if name in formats:
+            buffer.data = buffer.data.to(formats[name])
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

@@ -14,16 +14,14 @@ Holes stay holes. Files are only ever created, never opened for change.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,13 +30,16 @@ from numpy.typing import NDArray
 from biollm.core.errors import ConfigError, ResourceError
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import quiet_libraries
+from biollm.modeling.file_copies import copy_bytes
 from biollm.modeling.surgery import (
+    MATRICES,
     TRUE_SIZE,
     Growth,
     Role,
     check_special_ids,
     describe_architecture,
     plan_growth,
+    sizes_of,
     suppressed_ids,
     tail_rows,
 )
@@ -70,15 +71,30 @@ class Stored:
     end: int
 
     @property
+    def is_offset(self) -> bool:
+        """Whether it is a row (1, V): what stands in it for a token is one number."""
+        return len(self.shape) == 2 and self.shape[0] == 1
+
+    @property
+    def rows(self) -> int:
+        """Of a vocabulary table: for how many tokens it has a row or a number."""
+        return self.shape[1] if self.is_offset else self.shape[0]
+
+    def with_rows(self, rows: int) -> tuple[int, ...]:
+        """The shape of a vocabulary table for so many tokens."""
+        return (1, rows) if self.is_offset else (rows, *self.shape[1:])
+
+    @property
     def row_bytes(self) -> int:
-        return (self.end - self.begin) // self.shape[0]
+        return (self.end - self.begin) // self.rows
 
     def read_rows(self, first: int, last: int) -> NDArray[np.float32]:
-        """Rows first to last - 1 in float32; (last - first, D), or (last - first,) of a bias."""
+        """Rows first to last - 1 in float32; (last - first, D), or (last - first,) of a bias or an offset."""
         with self.file.open("rb") as file:
             file.seek(self.begin + first * self.row_bytes)
             data = bytearray(file.read((last - first) * self.row_bytes))
-        return torch.frombuffer(data, dtype=FORMATS[self.dtype]).float().numpy().reshape(last - first, *self.shape[1:])
+        row = () if self.is_offset else self.shape[1:]
+        return torch.frombuffer(data, dtype=FORMATS[self.dtype]).float().numpy().reshape(last - first, *row)
 
 
 @dataclass(frozen=True)
@@ -112,8 +128,8 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether transformers makes the output table the input table: by the config, unless two that differ are stored (Flan-T5)."""
-        matrices = [stored for stored, role in self.tables.values() if role != "bias"]
-        roles = {role for _, role in self.tables.values() if role != "bias"}
+        matrices = [stored for stored, role in self.tables.values() if role in MATRICES]
+        roles = {role for _, role in self.tables.values() if role in MATRICES}
         if not getattr(self.config, "tie_word_embeddings", False):
             return len(roles) == 1
         return len(roles) == 1 or all(_same_bytes(matrices[0], other) for other in matrices[1:])
@@ -167,7 +183,7 @@ def expand_shards(
         "padding_rows": len(growth.padding_ids),
         "tied": tied,
         "tables": [
-            {"key": key, "role": role, "dtype": stored.dtype, "rows_before": stored.shape[0], "file": stored.file.name}
+            {"key": key, "role": role, "dtype": stored.dtype, "rows_before": stored.rows, "file": stored.file.name}
             for key, (stored, role) in base.tables.items()
         ],
         "shards": len(base.shards),
@@ -182,7 +198,7 @@ def read_table(folder: Path, which: Which, ids: NDArray[np.int64] | None = None)
     The output table of a tied model is its input table. Memory: the result, and one chunk. Raises as expand_shards.
     """
     stored = read_checkpoint(folder).table(which)
-    wanted = np.arange(stored.shape[0]) if ids is None else np.asarray(ids)
+    wanted = np.arange(stored.rows) if ids is None else np.asarray(ids)
     if len(wanted) and not 0 <= wanted.min() <= wanted.max() < stored.shape[0]:
         raise ConfigError(f"{folder}: row {wanted.max()} was asked for, but its {which} table has {stored.shape[0]} rows")
     rows = np.empty((len(wanted), stored.shape[1]), dtype=np.float32)
@@ -216,10 +232,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     tables = _stored_tables(folder, stored, classes, config)
     rows = config.get_text_config().vocab_size
     for key, (tensor, _) in tables.items():
-        if tensor.shape[0] != rows:
-            raise ConfigError(
-                f"{tensor.file}: {key} has {tensor.shape[0]} rows, but config.json's vocab_size is {rows}; fetch the model again"
-            )
+        if tensor.rows != rows:
+            raise ConfigError(f"{tensor.file}: {key} has {tensor.rows} rows, but config.json's vocab_size is {rows}; fetch the model again")
         if tensor.dtype not in FORMATS:
             raise ConfigError(
                 f"{tensor.file}: {key} is stored as {tensor.dtype}; expected one of {', '.join(FORMATS)}: use the unquantised model"
@@ -321,13 +335,13 @@ def _stored_tables(folder: Path, stored: dict[str, Stored], classes: list[Any], 
                 found.setdefault(key, (tensor, architecture.tables[name]))
             if name in parameters:
                 unknown.pop(key, None)
-    if not any(role != "bias" for _, role in found.values()):
+    if not any(role in MATRICES for _, role in found.values()):
         place = folder / INDEX if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file() else folder
         what = "names a file for" if place.name == INDEX else "its weights hold"
         raise ConfigError(f"{place}: {what} none of the embedding tables of {classes[0].__name__}; fetch or save the model again")
     rows = config.get_text_config().vocab_size
     for key, tensor in unknown.items():
-        if tensor.shape[:1] == (rows,):
+        if tensor.shape[:1] == (rows,) or tensor.shape == (1, rows):
             raise ConfigError(
                 f"{tensor.file}: {key} has one row per token ({rows}), but {classes[0].__name__} has no such parameter, so that it is "
                 "not known how to grow it; load the model with transformers and save it again, or expand it in memory"
@@ -362,7 +376,7 @@ def _grown_config(base: Checkpoint, growth: Growth) -> dict[str, Any]:
     if text is not base.config:
         name = next(name for name in base.config.sub_configs if getattr(base.config, name, None) is text)
         holder = values.setdefault(name, {})
-    holder[getattr(text, "attribute_map", {}).get("vocab_size", "vocab_size")] = growth.rows
+    holder.update({getattr(text, "attribute_map", {}).get(name, name): growth.rows for name in sizes_of(text)})
     holder.pop(TRUE_SIZE, None)
     if growth.padding_ids:
         holder[TRUE_SIZE] = growth.vocab_size
@@ -390,10 +404,10 @@ def _grown_index(base: Checkpoint, growth: Growth, tied: bool) -> dict[str, Any]
     """The index with the sizes of the new files. As in transformers, the parameters of tied tables count once."""
     assert base.index is not None, "a single file has no index"
     metadata = dict(base.index.get("metadata") or {})
-    added = {key: (growth.rows - stored.shape[0]) * stored.row_bytes for key, (stored, _) in base.tables.items()}
+    added = {key: (growth.rows - stored.rows) * stored.row_bytes for key, (stored, _) in base.tables.items()}
     metadata["total_size"] = sum(t.end - t.begin for shard in base.shards for t in shard.tensors) + sum(added.values())
     if "total_parameters" in metadata:
-        matrices = [stored for stored, role in base.tables.values() if role != "bias"]
+        matrices = [stored for stored, role in base.tables.values() if role in MATRICES]
         biases = sum(role == "bias" for _, role in base.tables.values())
         counted = matrices[:1] if tied else _distinct(matrices)
         metadata["total_parameters"] += (growth.rows - base.rows) * (sum(stored.shape[1] for stored in counted) + biases)
@@ -423,8 +437,8 @@ def _write_shard(shard: Shard, target: Path, tails: dict[str, torch.Tensor], gro
     for tensor in shard.tensors:
         grows = tensor.key in tails
         length = growth.rows * tensor.row_bytes if grows else tensor.end - tensor.begin
-        shape = [growth.rows, *tensor.shape[1:]] if grows else list(tensor.shape)
-        entries[tensor.key] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [at, at + length]}
+        shape = tensor.with_rows(growth.rows) if grows else tensor.shape
+        entries[tensor.key] = {"dtype": tensor.dtype, "shape": list(shape), "data_offsets": [at, at + length]}
         at += length
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
@@ -432,58 +446,11 @@ def _write_shard(shard: Shard, target: Path, tails: dict[str, torch.Tensor], gro
         out.write(struct.pack("<Q", len(header)) + header)
         for tensor in shard.tensors:
             if tensor.key not in tails:
-                _copy_bytes(source, out, tensor.begin, tensor.end - tensor.begin)
+                copy_bytes(source, out, tensor.begin, tensor.end - tensor.begin)
                 continue
-            _copy_bytes(source, out, tensor.begin, growth.base_tokens * tensor.row_bytes)
+            copy_bytes(source, out, tensor.begin, growth.base_tokens * tensor.row_bytes)
             out.write(tails[tensor.key].contiguous().view(torch.uint8).numpy().data)
         out.truncate(8 + len(header) + at)  # a hole at the end is not written, but counts
-
-
-def _copy_bytes(source: BinaryIO, out: BinaryIO, begin: int, length: int) -> None:
-    """Append source[begin : begin + length] to `out`, in the kernel where it can; what is a hole there becomes one here."""
-    out.flush()
-    place = out.tell() - begin
-    for first, last in _data_extents(source.fileno(), begin, begin + length):
-        _copy_extent(source.fileno(), out.fileno(), first, place + first, last - first, source.name)
-    out.seek(place + begin + length)
-
-
-def _data_extents(source: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of source[begin:end] that are no holes; all of it where the file system does not tell."""
-    at = begin
-    while at < end:
-        try:
-            first = os.lseek(source, at, os.SEEK_DATA)
-            last = os.lseek(source, first, os.SEEK_HOLE)
-        except AttributeError:
-            first, last = at, end
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            first, last = at, end
-        if first >= end:
-            return
-        yield first, min(last, end)
-        at = last
-
-
-def _copy_extent(source: int, out: int, begin: int, place: int, length: int, name: str) -> None:
-    copy: Callable[..., int] | None = getattr(os, "copy_file_range", None)
-    while length:
-        done = 0
-        if copy is not None:
-            try:
-                done = copy(source, out, min(length, 1 << 30), begin, place)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
-                    raise
-        if not done:
-            copy = None  # not between these file systems
-            data = os.pread(source, min(length, _CHUNK_BYTES), begin)
-            if not data:
-                raise ResourceError(f"{name}: became shorter while it was copied; let nothing write to the base folder, and run again")
-            done = os.pwrite(out, data, place)
-        begin, place, length = begin + done, place + done, length - done
 
 
 def _copy_others(base: Checkpoint, out: Path) -> tuple[list[str], list[str]]:

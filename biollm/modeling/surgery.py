@@ -1,11 +1,11 @@
-"""Resize a model's vocabulary: input table, output table (tied or not) and output bias together.
+"""Resize a model's vocabulary: input table, output table (tied or not), output bias and the logits' offset together.
 
 Legend: V base tokens, N new tokens, D width.
 
 A grown table, from the first row to the last:
 
     0 … V-1          base tokens          bit for bit as they were
-    V … V+N-1        new tokens           the rows given; a bias: the mean of the base's biases
+    V … V+N-1        new tokens           the rows given; a bias: the mean of the base's biases; an offset: 0
     V+N … rows-1     padding, if asked    no tokens: see `padding_ids`
 """
 
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError
 
-Role = Literal["input", "output", "bias"]
-# Added to a padding row's logit where the head has a bias: finite in float16 too, and 0 after any softmax.
+Role = Literal["input", "output", "bias", "offset"]  # offset: a buffer (1, V) that is added to the logits, as BART's final_logits_bias
+MATRICES: tuple[Role, ...] = ("input", "output")
+# Added to a padding row's logit where the head has a bias or an offset: finite in float16 too, and 0 after any softmax.
 PADDING_BIAS = -10_000.0
 # The key of config.json that says how many rows are tokens, where the tables are padded; vocab_size counts the rows.
 TRUE_SIZE = "unpadded_vocab_size"
+_SIZES = ("vocab_size", "decoder_vocab_size")  # keys of config.json; Marian counts the same tokens again for its decoder
 _CHUNK_VALUES = 1 << 22
 
 
@@ -58,8 +60,8 @@ class Growth:
 
         Each is the mean of the base tokens' rows, so that without an output bias its logit is the mean of their logits: never above
         the highest, whatever the hidden state, and at most 1/V of the probability (geometric <= arithmetic mean). A row of
-        zeros would have the logit 0, which wins wherever a model's logits are all negative, as GPT-2's are. An output bias is
-        PADDING_BIAS there, and generation config suppresses the ids, so that sampling cannot draw them either.
+        zeros would have the logit 0, which wins wherever a model's logits are all negative, as GPT-2's are. An output bias or
+        offset is PADDING_BIAS there, and generation config suppresses the ids, so that sampling cannot draw them either.
         """
         return range(self.vocab_size, self.rows)
 
@@ -100,8 +102,9 @@ def resize(
 ) -> Growth:
     """Grow the vocabulary in place, and say how: old rows stay bit for bit, new rows are `new_rows_ND`.
 
-    An untied output table gets new_output_rows_ND, or else the same new rows; a bias gets the mean of the old biases. Rows are
-    padded to a multiple on request (see Growth.padding_ids). config.vocab_size follows, and generation config.
+    An untied output table gets new_output_rows_ND, or else the same new rows; a bias gets the mean of the old biases, an offset of
+    the logits (a buffer) zeros. Rows are padded to a multiple on request (see Growth.padding_ids). config.vocab_size follows, and
+    generation config.
     The parameters stay the objects that they were, with their ties. transformers' own resize_token_embeddings is not used: it
     makes all new rows practically equal, forgets the bias of ESM, ties an untied T5 head (Flan-T5) and an untied BERT's biases.
     Raises ConfigError, before anything is changed, if the model has other than vocab_size - N tokens, if output rows are given for
@@ -113,22 +116,23 @@ def resize(
     check_special_ids("the model's config", config.to_dict(), growth)
     if new_output_rows_ND is not None and tables.output is None:
         raise ConfigError("rows for the output table were given, but the model's output table is tied to its input table: leave them out")
-    grown: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    grown: dict[int, tuple[Tensor, Tensor]] = {}
     for name, role in describe_architecture(type(model), model.config).tables.items():
-        parameter = model.get_parameter(name)
-        if id(parameter) in grown:
+        table = table_named(model, name)
+        if id(table) in grown:
             continue
-        role = "input" if parameter is tables.input else role
+        role = "input" if table is tables.input else role
         given = new_output_rows_ND if role == "output" and new_output_rows_ND is not None else new_rows_ND
-        old = parameter.detach()
+        old = table.detach().reshape(-1) if role == "offset" else table.detach()
         tail = tail_rows(role, _reader_of(old), growth, given, name, old.dtype)
-        grown[id(parameter)] = parameter, torch.cat([old[: growth.base_tokens], tail.to(old.device)])
+        values = torch.cat([old[: growth.base_tokens], tail.to(old.device)])
+        grown[id(table)] = table, values[None] if role == "offset" else values
     if id(tables.input) not in grown:
         raise ConfigError(f"{type(model).__name__}: the size of its embedding table is not the config's vocab_size; it cannot be resized")
     with torch.no_grad():
-        for parameter, values in grown.values():
-            parameter.data = values  # the same object: every module that shares it sees the new rows
-            parameter.grad = None
+        for table, values in grown.values():
+            table.data = values  # the same object: every module that shares it sees the new rows
+            table.grad = None
     _tell_modules(model, growth.rows)
     if growth.padding_ids:
         setattr(config, TRUE_SIZE, vocab_size)
@@ -143,31 +147,43 @@ def resize(
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model class without storage, and the names of its parameters that have one row per token (tied ones under each name)."""
+    """A model class without storage, and the names of its tensors that have one row per token (tied ones under each name)."""
 
     model: nn.Module
     tables: dict[str, Role]
 
 
 def describe_architecture(model_class: Any, config: Any) -> Architecture:
-    """Which parameters of a model class have one row per token, and what they are for.
+    """Which parameters and stored buffers of a model class have one row per token, and what they are for.
 
-    Nothing is loaded: the architecture is built without storage (torch's meta device) for V and for V + 1 tokens, and the parameters
-    whose first size differs are the vocabulary's. So no name is guessed, and none forgotten (the bias beside ESM's head, T5's
-    three tables). Raises ConfigError if a parameter has its tokens along another axis.
+    Nothing is loaded: the architecture is built without storage (torch's meta device) for V and for V + 1 tokens, and the tensors
+    whose size differs are the vocabulary's. So no name is guessed, and none forgotten (the bias beside ESM's head, T5's
+    three tables, the offset of BART's logits). Raises ConfigError if one has its tokens along another axis.
     """
     here, larger = (_build_without_storage(model_class, config, more) for more in (0, 1))
     head = here.get_output_embeddings()  # type: ignore[operator]
-    sizes = dict(larger.named_parameters(remove_duplicate=False))
+    sizes = larger.state_dict()
+    buffers = {name for name, _ in here.named_buffers(remove_duplicate=False)}
     tables: dict[str, Role] = {}
-    for name, parameter in here.named_parameters(remove_duplicate=False):
-        if parameter.shape == sizes[name].shape:
+    for name, tensor in here.state_dict().items():
+        more = sizes[name].shape
+        if tensor.shape == more:
             continue
-        if parameter.ndim > 2 or parameter.shape[1:] != sizes[name].shape[1:] or len(sizes[name]) != len(parameter) + 1:
-            raise ConfigError(f"{model_class.__name__}: {name} {tuple(parameter.shape)} has not one row per token; it cannot be resized")
+        if name in buffers and tensor.ndim == 2 and len(tensor) == 1 and more == (1, tensor.shape[1] + 1):
+            tables[name] = "offset"
+            continue
+        if name in buffers or tensor.ndim > 2 or tensor.shape[1:] != more[1:] or more[0] != len(tensor) + 1:
+            raise ConfigError(f"{model_class.__name__}: {name} {tuple(tensor.shape)} has not one row per token; it cannot be resized")
         is_output = head is not None and here.get_submodule(name.rpartition(".")[0]) is head
-        tables[name] = "bias" if parameter.ndim == 1 else "output" if is_output else "input"
+        tables[name] = "bias" if tensor.ndim == 1 else "output" if is_output else "input"
     return Architecture(here, tables)
+
+
+def table_named(model: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer of a model by its name."""
+    place, _, own = name.rpartition(".")
+    table: Tensor = getattr(model.get_submodule(place), own)
+    return table
 
 
 def tail_rows(
@@ -180,13 +196,13 @@ def tail_rows(
 ) -> Tensor:
     """What stands behind the base tokens in a grown table: rows of new tokens, then padding, in the table's number format.
 
-    read_rows(i, j) gives rows i to j - 1 of the old table in float32. Returns (rows - V, D), or (rows - V,) for a bias.
+    read_rows(i, j) gives rows i to j - 1 of the old table in float32. Returns (rows - V, D), or (rows - V,) for a bias or an offset.
     Raises ConfigError naming the table if the new rows have another width or are not finite in its format.
     """
     padding = len(growth.padding_ids)
-    if role == "bias":
-        mean = float(mean_row(read_rows, growth.base_tokens, 1))
-        return torch.cat([torch.full((growth.new_tokens,), mean), torch.full((padding,), PADDING_BIAS)]).to(dtype)
+    if role not in MATRICES:
+        start = float(mean_row(read_rows, growth.base_tokens, 1)) if role == "bias" else 0.0
+        return torch.cat([torch.full((growth.new_tokens,), start), torch.full((padding,), PADDING_BIAS)]).to(dtype)
     width = read_rows(0, 1).shape[1]
     if tuple(new_rows_ND.shape) != (growth.new_tokens, width):
         expected = f"({growth.new_tokens}, {width})"
@@ -230,7 +246,7 @@ def check_special_ids(place: str, values: dict[str, Any], growth: Growth) -> Non
 
 def _build_without_storage(model_class: Any, config: Any, more_tokens: int) -> nn.Module:
     resized = copy.deepcopy(config)
-    resized.get_text_config().vocab_size += more_tokens
+    set_rows(resized.get_text_config(), resized.get_text_config().vocab_size + more_tokens)
     with torch.device("meta"):
         model: nn.Module = model_class(resized)
     return model
@@ -264,4 +280,15 @@ def _tell_modules(model: nn.Module, rows: int) -> None:
     configs = {id(c): c for module in model.modules() if (c := getattr(module, "config", None)) is not None}
     for config in configs.values():
         if getattr(config.get_text_config(), "vocab_size", None) == old_rows:
-            config.get_text_config().vocab_size = rows
+            set_rows(config.get_text_config(), rows)
+
+
+def set_rows(config: Any, rows: int) -> None:
+    """Let a config count so many rows, also where it counts the same tokens twice."""
+    for name in sizes_of(config):
+        setattr(config, name, rows)
+
+
+def sizes_of(config: Any) -> list[str]:
+    """The attributes of a config that count the rows."""
+    return [name for name in _SIZES if getattr(config, name, None) == config.vocab_size]

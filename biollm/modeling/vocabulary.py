@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_sidecar, write_json
+from biollm.modeling.byte_level import BYTE_OF
 from tokenizers import Tokenizer
 
 SIDECAR = "biollm_vocabulary.json"
@@ -115,6 +117,11 @@ class DomainVocabulary(BaseModel):
     def isolated(self) -> list[Domain]:
         return [domain for domain in self.domains if domain.strategy == "isolate"]
 
+    @property
+    def sequence_modalities(self) -> list[Modality]:
+        """What its domains of sequences read, each once, in their order."""
+        return list(dict.fromkeys(domain.modality for domain in self.isolated))
+
     def sequence_domain(self, modality: str | None = None) -> Domain | None:
         """The domain that reads sequences of a modality, or the first that reads sequences at all; None if there is none."""
         return next((d for d in self.isolated if modality in (None, d.modality)), None)
@@ -128,14 +135,17 @@ class DomainVocabulary(BaseModel):
         return counts
 
     def readable(self, tokenizer: Tokenizer) -> list[str]:
-        """The text of every new token, in id order: residues for domains of sequences, letters for words."""
+        """The text of every new token, in id order: residues for domains of sequences; for words as `readable_texts` spells them."""
+        as_text = readable_texts(tokenizer)
         texts = []
         for domain in self.domains:
+            if domain.strategy == "continue":
+                texts += [as_text[number] for number in domain.ids]
+                continue
             spelling = {unit: residue for residue, unit in domain.model_units.items()}
-            pattern = re.compile("|".join(re.escape(unit) for unit in sorted(spelling, key=len, reverse=True))) if spelling else None
-            for number in domain.ids:
-                token = str(tokenizer.id_to_token(number))
-                texts.append("".join(spelling[unit] for unit in pattern.findall(token)) if pattern else tokenizer.decode([number]))
+            pattern = re.compile("|".join(re.escape(unit) for unit in sorted(spelling, key=len, reverse=True)))
+            tokens = (str(tokenizer.id_to_token(number)) for number in domain.ids)
+            texts += ["".join(spelling[unit] for unit in pattern.findall(token)) for token in tokens]
         return texts
 
 
@@ -165,3 +175,59 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def readable_texts(tokenizer: Tokenizer) -> list[str]:
+    """The text of every token by id, spelt alike for all kinds of tokenizers, so that character n-grams agree across them.
+
+    A token that starts a word begins with a space (from "Ġ", "▁", or the lack of "##"); special tokens, unused ids and
+    bytes that are no text of their own are "". Length: the largest id + 1.
+    """
+    spec = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    texts = [""] * (max(vocabulary.values()) + 1)
+    added = {token["content"]: bool(token["special"]) for token in spec["added_tokens"]}
+    spell = _speller(spec)
+    for token, number in vocabulary.items():
+        if token not in added:
+            texts[number] = spell(token)
+        elif not added[token]:
+            texts[number] = token
+    return texts
+
+
+def _speller(spec: dict[str, Any]) -> Callable[[str], str]:
+    if spec["model"]["type"] == "WordPiece":
+        prefix = str(spec["model"]["continuing_subword_prefix"])
+        reserved = ("[unused", str(spec["model"]["unk_token"]))
+        return lambda token: "" if token.startswith(reserved) else token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
+    if '"ByteLevel"' in json.dumps([spec["pre_tokenizer"], spec["decoder"]]):
+        return lambda token: bytes(BYTE_OF.get(letter, 0x3F) for letter in token).decode(errors="ignore")
+    return lambda token: "" if _is_byte_token(token) else token.replace("▁", " ")
+
+
+def _is_byte_token(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def base_pieces(base: Tokenizer, tokens: Sequence[str]) -> list[list[int]]:
+    """The ids of the base tokens that a base makes of tokens of words, spelt as its model spells them, at their place in a word.
+
+    The model itself is asked, not the whole tokenizer: that would read the marks of a token ("##", "▁") as letters of a text.
+    """
+    spec = json.loads(base.to_str())["model"]
+    if spec["type"] != "WordPiece":
+        return [[piece.id for piece in base.model.tokenize(token)] for token in tokens]
+    prefix, vocabulary = str(spec["continuing_subword_prefix"]), base.get_vocab()
+    return [[vocabulary[piece] for piece in _longest_matches(token, vocabulary, prefix)] for token in tokens]
+
+
+def _longest_matches(token: str, vocabulary: dict[str, int], prefix: str) -> list[str]:
+    """A WordPiece token in the base's pieces, by the model's rule: the longest match, from left to right."""
+    rest, start = (token.removeprefix(prefix), prefix) if token.startswith(prefix) else (token, "")
+    pieces = []
+    while rest:
+        end = next(end for end in range(len(rest), 0, -1) if start + rest[:end] in vocabulary)
+        pieces.append(start + rest[:end])
+        rest, start = rest[end:], prefix
+    return pieces

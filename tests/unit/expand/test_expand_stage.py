@@ -15,6 +15,7 @@ import torch
 
 from biollm.core.artifacts import Artifact, open_artifact
 from biollm.core.errors import ConfigError
+from biollm.modeling.fusion import read_spec
 from biollm.modeling.inits import InitName
 from biollm.modeling.shards import read_table
 from biollm.modeling.surgery import resize, tables_of
@@ -133,6 +134,16 @@ def test_a_random_model_scores_what_guessing_scores(expand: Callable[..., Artifa
     assert abs(facts["held_out_loss_nats"]["mean"] - guess) < 0.15 * guess
     residues_per_token = facts["held_out_loss_nats"]["mean"] / math.log(2) / facts["held_out_bits_per_base"]["mean"]
     assert 1 < residues_per_token < 6
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_models_of_other_kinds_are_fused(expand: Callable[..., Artifact], model: str) -> None:
+    artifact = expand(model, "expand.fusion={channels: [cpg], operator: cross_attention}")
+    assert artifact.facts["fusion"]["step0_max_difference"] == 0.0
+    spec = read_spec(artifact.folder)
+    assert spec is not None
+    assert spec.one_way == (model == "llama")
+    assert not spec.channels[0].is_share, "it follows from the sequence"
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
@@ -302,8 +313,11 @@ def test_a_base_that_cannot_read_the_sequences_has_no_row_of_its_own(
     facts = open_artifact(run.results / "expand").facts
     assert list(facts["held_out_loss_nats"]) == ["mean"]
     first = facts["comparison"]["rows"][0]
-    assert first == {"init": "no new tokens", "step0": None, "after": None, "why": "the base reads the sequences as unknown tokens"}
-    assert "expand: no new tokens  no loss, as the base reads the sequences as unknown tokens" in capsys.readouterr().err
+    why = "the base reads 100% of the letters as unknown tokens, the merged tokenizer 0%"
+    assert first == {"init": "no new tokens", "step0": None, "after": None, "why": why}
+    said = capsys.readouterr().err
+    assert f"expand: no new tokens  no loss, as {why}" in said
+    assert f"expand: no held-out loss of the base as it is: {why}" in said
     assert open_artifact(run.results / "merge").facts["domains"][0]["unknown_share_before"] > 0
 
 
@@ -312,33 +326,36 @@ def test_the_same_recipe_gives_the_same_bytes_and_another_seed_other_rows(expand
     assert one.digest == two.digest
 
 
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
 def test_a_donor_that_knows_the_new_tokens_gives_them_their_rows(
-    expand: Callable[..., Artifact], recipe_over: Callable[[str], Path]
+    expand: Callable[..., Artifact], recipe_over: Callable[[str], Path], model: str
 ) -> None:
-    """The donor has the base's own rows, and random ones for the new tokens: what it says of shared tokens it says of the new ones."""
-    without = expand("gpt2", "expand.init=omp", name="without")
-    base, donor = recipe_over("gpt2").parent / "base", recipe_over("gpt2").parent / "donor"
+    """The donor has the base's own rows, and random ones for the new tokens: what it says of shared tokens it says of the new ones.
+    Of untied tables, each gets what the donor's table of its kind says."""
+    without = expand(model, "expand.init=omp", name="without")
+    base, donor = recipe_over(model).parent / "base", recipe_over(model).parent / "donor"
     known, merged = load_tokenizer(base), load_tokenizer(without.folder)
     vocabulary = DomainVocabulary.load(without.folder)
     assert vocabulary is not None
     texts = vocabulary.readable(merged)
     learnt = [text for text in texts if len(text) > 1 and known.token_to_id(text) is None]
     assert len(learnt) > 20
-    model = opened(base, "gpt2")
-    rows = torch.from_numpy(np.random.default_rng(0).normal(scale=0.02, size=(len(learnt), 32)).astype(np.float32))
-    resize(model, known.get_vocab_size() + len(learnt), rows)
-    model.save_pretrained(str(donor))
+    stock = opened(base, model)
+    rows, output = torch.from_numpy(np.random.default_rng(0).normal(scale=0.02, size=(2, len(learnt), 32)).astype(np.float32))
+    resize(stock, known.get_vocab_size() + len(learnt), rows, new_output_rows_ND=None if TIED[model] else output)
+    stock.save_pretrained(str(donor))
     known.add_tokens(learnt)
     known.save(str(donor / "tokenizer.json"))
-    grown = expand("gpt2", "expand.init=omp", "expand.donor=donor", name="grown")
+    grown = expand(model, "expand.init=omp", "expand.donor=donor", name="grown")
     places = [base_size(grown) + texts.index(text) for text in learnt]
 
-    def likeness(artifact: Artifact) -> float:
-        found = torch.from_numpy(read_table(artifact.folder, "input")[places])
-        return float(torch.nn.functional.cosine_similarity(found, rows).mean())
+    def likeness(artifact: Artifact, which: Any, wanted: Any) -> float:
+        found = torch.from_numpy(read_table(artifact.folder, which)[places])
+        return float(torch.nn.functional.cosine_similarity(found, wanted).mean())
 
-    assert likeness(grown) > 0.5
-    assert abs(likeness(without)) < 0.3
+    assert likeness(grown, "input", rows) > 0.5
+    assert likeness(grown, "output", rows if TIED[model] else output) > 0.5
+    assert abs(likeness(without, "input", rows)) < 0.3
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------------

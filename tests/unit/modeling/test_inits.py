@@ -16,11 +16,13 @@ from biollm.modeling.inits import (
     FloatMatrix,
     InitName,
     NewTokens,
+    Table,
     initialise,
     norm_bounds,
-    readable_texts,
     row_weights,
+    table_of,
 )
+from biollm.modeling.vocabulary import readable_texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 _LETTERS = "abcdefghij"
@@ -92,6 +94,20 @@ def test_the_rows_of_many_tokens_do_not_depend_on_where_work_is_cut(name: InitNa
     assert np.array_equal(_make(name), whole)
 
 
+@pytest.mark.parametrize("name", _TRAINING_FREE)
+def test_a_table_that_is_read_in_blocks_gives_the_bits_of_one_in_memory(name: InitName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inits, "_TABLE_ROWS", 64)
+    asked: list[int] = []
+
+    def read_rows(first: int, last: int) -> FloatMatrix:
+        asked.append(last - first)
+        return _BASE[first:last].copy()
+
+    rows = initialise(name, Table(len(_BASE), 8, read_rows), _TOKENS, np.random.default_rng(1))
+    assert np.array_equal(rows, _make(name))
+    assert max(asked) <= 64
+
+
 @pytest.mark.parametrize("name", ["mean", "neighbours", "mix", "weighted"])
 def test_weights_sum_to_one_and_make_the_rows(name: InitName) -> None:
     weights = row_weights(name, _TOKENS)  # type: ignore[arg-type]
@@ -160,20 +176,21 @@ def test_omp_carries_a_donors_row_over_in_the_bases_space() -> None:
     # the base's space is the donor's, rotated and cut differently: what is a sum of two rows there must be the same sum here
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0]
     row = 0.5 * _BASE[10] + 0.5 * _BASE[20]
-    donor = Donor(np.concatenate([_BASE, row[None]]).astype(np.float64) @ turn, [*_BASE_TEXTS, " novel"])
-    got = _make("omp", _tokens([" novel"], [[1]]), donor=Donor(donor.rows.astype(np.float32), donor.texts))[0]
+    rows = np.concatenate([_BASE, row[None]]).astype(np.float64) @ turn
+    donor = Donor(table_of(rows.astype(np.float32)), [*_BASE_TEXTS, " novel"])
+    got = _make("omp", _tokens([" novel"], [[1]]), donor=donor)[0]
     np.testing.assert_allclose(got, row, atol=1e-3)
 
 
 def test_omp_gives_tokens_that_the_donor_lacks_their_mix_row() -> None:
-    donor = Donor(_BASE, _BASE_TEXTS)
+    donor = Donor(table_of(_BASE), _BASE_TEXTS)
     tokens = _tokens(["novel"], [[1]])
     assert np.array_equal(_make("omp", tokens, donor=donor), _make("mix", tokens))
 
 
 def test_omp_refuses_a_donor_that_shares_nothing() -> None:
     with pytest.raises(ConfigError, match="no token in common"):
-        _make("omp", donor=Donor(_BASE[:2], ["中", "文"]))
+        _make("omp", donor=Donor(table_of(_BASE[:2]), ["中", "文"]))
 
 
 def test_distill_without_a_teacher_says_what_is_missing() -> None:

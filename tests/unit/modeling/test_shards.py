@@ -23,7 +23,7 @@ from torch import nn
 from biollm.core.artifacts import make_artifact
 from biollm.core.errors import BiollmError, ConfigError, ResourceError
 from biollm.core.resources import digest_folder as digest
-from biollm.modeling import shards
+from biollm.modeling import file_copies, shards
 from biollm.modeling.shards import expand_shards, read_checkpoint, read_header, read_table
 from biollm.modeling.surgery import TRUE_SIZE, resize, tables_of
 
@@ -38,6 +38,9 @@ _GEMMA3 = {
                       "patch_size": 14},
     "mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7,
 }  # fmt: skip
+_BART = {"vocab_size": V, "d_model": D, "max_position_embeddings": 64, "decoder_start_token_id": 1, "forced_eos_token_id": 3, **_IDS} | {
+    f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 48))
+}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", "BertConfig", _SHAPE),
     "bert-untied": ("BertForMaskedLM", "BertConfig", _SHAPE | {"tie_word_embeddings": False}),
@@ -58,6 +61,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3-nested": ("Gemma3ForConditionalGeneration", "Gemma3Config", _GEMMA3),
     "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
     "t5-untied": ("T5ForConditionalGeneration", "T5Config", _T5),
+    "bart": ("BartForConditionalGeneration", "BartConfig", _BART),
+    "marian": ("MarianMTModel", "MarianConfig", _BART),
 }
 
 
@@ -69,6 +74,8 @@ def write_base(folder: Path, name: str, dtype: torch.dtype = torch.float32, shar
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
+        if config_name in ("BartConfig", "MarianConfig"):
+            model.final_logits_bias.normal_()
     if name == "t5-untied":
         model.lm_head.weight = nn.Parameter(torch.randn(V, D))
     model.to(dtype).save_pretrained(str(folder), max_shard_size=shard_size)
@@ -114,7 +121,7 @@ def test_files_and_memory_give_the_same_model_bit_for_bit(name: str, shard_size:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["bert-untied", "esm", "llama", "t5-untied"])
+@pytest.mark.parametrize("name", ["bert-untied", "esm", "llama", "t5-untied", "bart"])
 def test_half_precision_is_kept_and_rounded_alike(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     memory, files = both_ways(tmp_path, name, dtype, 16)
     was, now = open_stock(memory, name).state_dict(), open_stock(files, name).state_dict()
@@ -123,7 +130,7 @@ def test_half_precision_is_kept_and_rounded_alike(name: str, dtype: torch.dtype,
     assert [key for key in was if not torch.equal(was[key], now[key])] == []
 
 
-@pytest.mark.parametrize("name", ["bert-untied", "gpt2", "llama", "t5", "t5-untied"])
+@pytest.mark.parametrize("name", ["bert-untied", "gpt2", "llama", "t5", "t5-untied", "bart"])
 def test_the_index_says_what_the_files_hold(name: str, tmp_path: Path) -> None:
     memory, files = both_ways(tmp_path, name, torch.float32, 16, 9000)
     one, other = (json.loads((folder / "model.safetensors.index.json").read_text()) for folder in (memory, files))
@@ -375,6 +382,14 @@ def test_a_table_that_the_architecture_does_not_know_is_refused(tmp_path: Path) 
         read_checkpoint(base)
 
 
+def test_an_offset_of_the_logits_that_the_architecture_does_not_know_is_refused(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "t5")
+    tensors = load_file(base / "model.safetensors") | {"final_logits_bias": torch.zeros(1, V)}
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"final_logits_bias has one row per token \(90\), but T5ForConditionalGeneration has no such"):
+        read_checkpoint(base)
+
+
 def test_quantised_tables_are_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "bert")
     tensors = load_file(base / "model.safetensors")
@@ -468,6 +483,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
 def test_systems_without_these_calls_copy_all_the_same(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, missing)
     monkeypatch.setattr(shards, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(file_copies, "CHUNK_BYTES", 1000)
     memory, files = both_ways(tmp_path, "bert-untied", torch.float32, 16, 9000)
     was, now = open_stock(memory, "bert-untied").state_dict(), open_stock(files, "bert-untied").state_dict()
     assert [key for key in was if not torch.equal(was[key], now[key])] == []

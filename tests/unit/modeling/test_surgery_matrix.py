@@ -13,7 +13,16 @@ import transformers
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError
-from biollm.modeling.surgery import PADDING_BIAS, TRUE_SIZE, describe_architecture, plan_growth, resize, suppressed_ids, tables_of
+from biollm.modeling.surgery import (
+    PADDING_BIAS,
+    TRUE_SIZE,
+    describe_architecture,
+    plan_growth,
+    resize,
+    suppressed_ids,
+    table_named,
+    tables_of,
+)
 
 V, N, D = 90, 7, 32
 _SHAPE = {"vocab_size": V, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
@@ -72,6 +81,11 @@ def _cases() -> dict[str, Callable[[], nn.Module]]:
             cases[f"{name.lower()}-{kind}-nobias"] = _build(f"{name}ForCausalLM", f"{name}Config", shape, **ties)
         cases[f"gemma3nested-{kind}-nobias"] = lambda tied=tied: _nested(tied)  # type: ignore[misc]
         cases[f"t5-{kind}-nobias"] = lambda tied=tied: _t5(tied)  # type: ignore[misc]
+    bart = {"vocab_size": V, "d_model": D, "max_position_embeddings": 64, "decoder_start_token_id": 1, "forced_eos_token_id": 3, **_IDS}
+    for side in ("encoder", "decoder"):
+        bart |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 48}
+    for name, model in (("Bart", "BartForConditionalGeneration"), ("Marian", "MarianMTModel")):
+        cases[f"{name.lower()}-tied-offset"] = _build(model, f"{name}Config", bart)
     return cases
 
 
@@ -87,11 +101,12 @@ def make(case: str) -> nn.Module:
     done: set[int] = set()
     with torch.no_grad():
         for name in describe_architecture(type(model), model.config).tables:
-            table = model.get_parameter(name)
+            table = table_named(model, name)
             if id(table) not in done:
                 done.add(id(table))
                 table.normal_(std=0.5)
-                table.mul_(torch.linspace(0.3, 2.0, V).reshape(-1, *[1] * (table.ndim - 1)))
+                factors = torch.linspace(0.3, 2.0, V)
+                table.mul_(factors if len(table) == 1 else factors.reshape(-1, *[1] * (table.ndim - 1)))
     return model
 
 
@@ -126,9 +141,11 @@ def test_every_table_is_found_and_the_matrix_is_what_its_names_say(case: str) ->
     tables = tables_of(model)
     assert is_tied(model) == ("-tied-" in case)
     assert (tables.bias is not None) == case.endswith("-bias")
-    found = {id(model.get_parameter(name)) for name in describe_architecture(type(model), model.config).tables}
-    by_shape = {id(p) for p in model.parameters() if p.shape[0] == V}
+    roles = describe_architecture(type(model), model.config).tables
+    found = {id(table_named(model, name)) for name in roles}
+    by_shape = {id(t) for t in [*model.parameters(), *model.buffers()] if V in t.shape}
     assert found == by_shape
+    assert ("offset" in roles.values()) == case.endswith("-offset")
 
 
 @every_architecture
@@ -145,6 +162,12 @@ def test_old_rows_stay_new_rows_are_those_given_and_ties_hold(case: str, multipl
         now = after[name]
         if name not in tables:
             assert torch.equal(now, was), name
+            continue
+        if tables[name] == "offset":
+            assert now.shape == (1, growth.rows)
+            assert torch.equal(now[0, :V], was[0])
+            assert not now[0, V : V + N].any()
+            assert (now[0, V + N :] == PADDING_BIAS).all()
             continue
         assert now.shape == (growth.rows, *was.shape[1:])
         assert torch.equal(now[:V], was), name
@@ -183,10 +206,11 @@ def test_a_padding_row_is_never_the_most_likely_token(case: str) -> None:
         hidden = 0.1 * torch.randn(2000, D, dtype=torch.float64) + torch.tensor([-1.0, 1.0]).repeat(1000)[:, None]
         scores = hidden @ table.T
         assert (scores[::2, :V] < 0).all()
-        scores += 0 if tables.bias is None else tables.bias.double()
+        offset = getattr(model, "final_logits_bias", None)
+        scores += sum(row.double() for row in (tables.bias, offset) if row is not None)
     assert (scores[:, : V + N].max(-1).values > scores[:, V + N :].max(-1).values).all()
     shares = scores.softmax(-1)[:, V + N :].max()
-    assert shares == 0 if tables.bias is not None else shares <= 1 / V
+    assert shares == 0 if case.endswith(("-bias", "-offset")) else shares <= 1 / V
     assert list(growth.padding_ids) == list(range(V + N, 112))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.modeling.vocabulary import SIDECAR, Domain, DomainVocabulary, load_tokenizer
+from biollm.merge.continuation import continue_tokenizer
+from biollm.modeling.vocabulary import SIDECAR, Domain, DomainVocabulary, base_pieces, load_tokenizer, readable_texts
 from tokenizers import Tokenizer
 
 DNA = Domain(
@@ -120,6 +121,27 @@ def test_texts_of_a_byte_level_scaffold_are_empty(
     assert scaffold > 0
     assert set(texts[:scaffold]) == {""}
     assert all(texts[scaffold:])
+
+
+@pytest.mark.parametrize("kind", ["bert_uncased", "mistral", "gpt2", "t5"])
+def test_words_read_as_letters_and_are_made_of_what_the_base_has_at_their_place(
+    base_tokenizer: Callable[[str], Tokenizer], plain_lines: Callable[[int], list[str]], kind: str
+) -> None:
+    base = base_tokenizer(kind)
+    continued = continue_tokenizer(json.loads(base.to_str()), plain_lines(1000), 60, 2)
+    merged = Tokenizer.from_str(json.dumps(continued.merged))
+    words = Domain(
+        name="words", strategy="continue", modality="text", kind="bpe", first_id=continued.first_id, new_tokens=len(continued.new)
+    )
+    texts = DomainVocabulary(base_vocab_size=continued.first_id, domains=[words]).readable(merged)
+    starts = [token.startswith(("▁", "Ġ")) or (kind == "bert_uncased" and not token.startswith("##")) for token in continued.new]
+    assert [text.startswith(" ") for text in texts] == starts
+    assert set(starts) == {True, False}
+    assert not any(mark in text for text in texts for mark in "#▁Ġ")
+    pieces = base_pieces(base, continued.new)
+    assert pieces == [continued.pieces[i] for i in words.ids]
+    spelt = readable_texts(base)
+    assert ["".join(spelt[i] for i in row) for row in pieces] == texts
 
 
 # --- tokenizer.json -----------------------------------------------------------------------------------------------------------
