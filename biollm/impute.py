@@ -1,7 +1,8 @@
 """`biollm impute`: a fused model fills in values of its tracks, and is held against what needs no model.
 
-Values are hidden token by token and channel by channel on records that nothing was fitted on. The model predicts them from the sequence,
-the other channels and the values around; beside it stand the channel's mean, the mean of the record, and the line between neighbours.
+Values that are missing are predicted from all that there are. How good such predictions are is measured on values that there are: they
+are hidden token by token and channel by channel, on records that nothing was fitted on. The model predicts from the sequence, the other
+channels and the values around; beside it stand the channel's mean, the mean of the record, and the line between neighbours.
 
 Legend: L residues, T tokens, C channels, K folds.
 """
@@ -28,12 +29,13 @@ from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder, by_length, pad, pad_features
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config, load_model, token_capacity
-from biollm.modeling.tracks import FloatArray
+from biollm.modeling.tracks import FloatArray, TokenValues, Track, over_tokens
 from biollm.stages import BY_NAME, Run
 from biollm.training.examples import Example, check_lengths, encode_corpus, open_tracks
 
 FILE, FACTS = "imputed.parquet", "impute.json"
 _TOKENS_PER_BATCH = 4096
+_MISSING = -1  # the pass in which tokens without a value are predicted: nothing is hidden
 _BASELINES = ("channel mean", "record mean", "neighbours")
 
 
@@ -48,8 +50,10 @@ class Settings:
 
 
 def impute(run: Run, settings: Settings) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    """Impute the records of a split by the recipe's adapted model. Returns (a row for each token and channel with a value, the scores).
+    """Impute the records of a split by the recipe's adapted model. Returns (a row for each token and channel, the scores).
 
+    Tokens that have a value are predicted from the others, those that have none from all. A token can have a value of a measured channel if
+    it stands for residues, of a channel of one strand if one of them is that strand's C; what follows from the sequence is never missing.
     Writes impute/imputed.parquet and impute/impute.json below the results. Raises ConfigError if the model does not impute, DataError if
     the split has no record.
     """
@@ -107,20 +111,27 @@ def render(scores: Sequence[dict[str, Any]]) -> str:
 
 
 def _folds(example: Example, spec: FusionSpec, folds: int, seed: int) -> NDArray[np.int64]:
-    """(T, C), in which pass the values of a token's channel are hidden."""
-    return generator(seed, "impute", example.name).integers(folds, size=(len(example.ids), len(spec.channels)))
+    """(T, C), in which pass a token's channel is predicted: that in which its values are hidden, or _MISSING for one without."""
+    drawn = generator(seed, "impute", example.name).integers(folds, size=(len(example.ids), len(spec.channels)))
+    return np.where(_values(example, spec).sites.T > 0, drawn, _MISSING)
+
+
+def _values(example: Example, spec: FusionSpec) -> TokenValues:
+    values = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
+    assert values is not None, "records of a corpus have tracks"
+    return values
 
 
 def _predict(
     model: FusedModel, encoder: Encoder, examples: Sequence[Example], fold_of: Sequence[NDArray[np.int64]], folds: int
 ) -> list[FloatArray]:
-    """(T, C) of each record, in the channels' own units; each value predicted in the pass in which it was hidden."""
+    """(T, C) of each record, in the channels' own units; each value predicted in its pass, what is missing with nothing hidden."""
     assert model.spec is not None
     found = [np.zeros(fold.shape, dtype=np.float32) for fold in fold_of]
     batches = list(by_length([len(e.ids) for e in examples], _TOKENS_PER_BATCH))
-    for fold in range(folds):
-        for batch in progress(batches, f"impute, pass {fold + 1} of {folds}", unit="batch"):
-            hidden = [fold_of[i] == fold for i in batch]
+    for number, fold in enumerate([_MISSING, *range(folds)], start=1):
+        for batch in progress(batches, f"impute, pass {number} of {folds + 1}", unit="batch"):
+            hidden = [fold_of[i] == fold for i in batch]  # of _MISSING there is nothing to hide
             for i, mask, logits in zip(batch, hidden, _forward(model, encoder, [examples[i] for i in batch], hidden), strict=True):
                 found[i][mask] = _as_values(logits, model.spec)[mask]
     return found
@@ -158,28 +169,38 @@ def _as_values(predicted: FloatArray, spec: FusionSpec) -> FloatArray:
 
 
 def _rows(example: Example, spec: FusionSpec, folds: NDArray[np.int64], predicted: FloatArray) -> pl.DataFrame:
-    """One row for each token and channel with a value; start and end of the token in its record."""
-    values = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
-    assert values is not None, "records of a corpus have tracks"
+    """One row for each token and channel that has a value or could have one; start and end of the token in its record."""
+    values = _values(example, spec)
     ends = np.cumsum(example.track_residues)
     starts = ends - example.track_residues
     parts = []
-    for i, (channel, found) in enumerate(zip(spec.channels, values, strict=True)):
-        kept = np.flatnonzero(found.sites > 0)
+    for i, channel in enumerate(spec.channels):
+        has = values.sites[i] > 0
+        kept = np.flatnonzero(has | _could_have_values(example, channel))
         columns = {
             "id": np.repeat(example.name, len(kept)),
             "channel": np.repeat(channel.name, len(kept)),
             "start_0based": starts[kept],
             "end": ends[kept],
-            "sites": found.sites[kept].astype(np.int64),
-            "coverage": found.coverage[kept],
-            "measured": found.level[kept],
+            "sites": values.sites[i, kept].astype(np.int64),
+            "coverage": values.coverage[i, kept],
+            "measured": values.level[i, kept],
             "predicted": predicted[kept, i],
             "pass": folds[kept, i],
         }
         schema = {"id": pl.String, "channel": pl.String}
-        parts.append(pl.DataFrame(columns, schema_overrides=schema))
+        measured = pl.when(pl.col("sites") > 0).then(pl.col("measured", "pass"))  # else null
+        parts.append(pl.DataFrame(columns, schema_overrides=schema).with_columns(measured))
     return pl.concat(parts)
+
+
+def _could_have_values(example: Example, channel: Channel) -> NDArray[np.bool_]:
+    """(T,), whether a token stands for a residue that may be measured."""
+    if channel.computed is not None:
+        return np.zeros(len(example.ids), dtype=bool)
+    everywhere = Track(np.zeros(len(example.sequence), dtype=np.float32))
+    found: NDArray[np.bool_] = over_tokens([channel.of(everywhere, example.sequence)], example.track_residues).sites[0] > 0
+    return found
 
 
 # --- scores --------------------------------------------------------------------------------------------------------------------

@@ -43,10 +43,7 @@ class Channel(BaseModel):
 
     def of(self, track: Track, sequence: str) -> Track:
         """A track as this channel sees it: on one strand, or as it is."""
-        if self.strand == "both":
-            return track
-        letter = ord("C" if self.strand == "plus" else "G")
-        return track.only(np.frombuffer(sequence.upper().encode("ascii"), dtype=np.uint8) == letter)
+        return on_strand(track, sequence, self.strand)
 
     def check(self, track: Track, length: int, record: str) -> None:
         """Raises DataError naming record and channel if the track cannot be that of the record's sequence."""
@@ -71,6 +68,14 @@ class Channel(BaseModel):
             raise DataError(f"{where} has coverage {track.coverage[bad[0]]:g} at position {bad[0] + 1}; expected 0 or more")
 
 
+def on_strand(track: Track, sequence: str, strand: Strand) -> Track:
+    """A track with the values of one strand alone, or as it is."""
+    if strand == "both":
+        return track
+    letter = ord("C" if strand == "plus" else "G")
+    return track.only(np.frombuffer(sequence.upper().encode("ascii"), dtype=np.uint8) == letter)
+
+
 class FusionSpec(BaseModel):
     """`fusion.json`: what a model was fused with. base_sha256: of the token embeddings that it was saved with."""
 
@@ -81,9 +86,11 @@ class FusionSpec(BaseModel):
     values: ValueName = "linear"
     value_width: int = Field(default=16, ge=1, description="encoded values of each channel (mlp, fourier)")
     neighbours: int = Field(default=16, ge=0, description="tokens that cross_attention looks at on either side")
+    one_way: bool = Field(default=False, description="whether the model reads one way: then no token is told of tracks behind it")
     imputes: bool = Field(default=False, description="whether it was trained to predict hidden track values")
     channels: list[Channel] = Field(min_length=1)
-    hidden_size: int
+    hidden_size: int = Field(description="width of the token embeddings, where features enter")
+    read_size: int | None = Field(default=None, description="width of what the model gives, where that is another (ALBERT, ELECTRA)")
     base_sha256: str | None = None
 
     @field_validator("channels")
@@ -110,7 +117,7 @@ class FusionSpec(BaseModel):
 
     def computed(self, sequence: str) -> RecordTracks:
         """The channels that follow from the sequence."""
-        return {c.name: Track(compute_track(c.computed, sequence)) for c in self.channels if c.computed is not None}
+        return {c.name: Track(compute_track(c.computed, sequence, one_way=self.one_way)) for c in self.channels if c.computed is not None}
 
     def check(self, tracks: RecordTracks, length: int, record: str) -> None:
         """Raises DataError naming record and channel: a channel too many or too few, of another length, infinite or out of range."""
@@ -128,13 +135,13 @@ class FusionSpec(BaseModel):
 
     def over_tokens(
         self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?"
-    ) -> list[TokenValues] | None:
-        """Each channel over the spans of tokens, or None without tracks. Raises DataError as `check` does."""
+    ) -> TokenValues | None:
+        """The channels over the spans of tokens, or None without tracks. Raises DataError as `check` does."""
         if tracks is None:
             return None
         self.check(tracks, len(sequence), record)
         whole = {**self.computed(sequence), **tracks} if len(tracks) < len(self.channels) else tracks
-        return [over_tokens(channel.of(whole[channel.name], sequence), residues_per_token) for channel in self.channels]
+        return over_tokens([channel.of(whole[channel.name], sequence) for channel in self.channels], residues_per_token)
 
     def features(self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?") -> FloatArray:
         """(T, F) float32 of one record. Without tracks, and for a token without any value, all are zero: that means nothing to a model.
@@ -145,25 +152,28 @@ class FusionSpec(BaseModel):
         found = self.over_tokens(sequence, tracks, residues_per_token, record)
         if found is None:
             return np.zeros((len(residues_per_token), self.width), dtype=np.float32)
-        return np.concatenate([_features(channel, values) for channel, values in zip(self.channels, found, strict=True)], axis=1)
-
-
-def _features(channel: Channel, values: TokenValues) -> FloatArray:
-    present = values.sites > 0
-    table = np.zeros((len(present), FEATURES_PER_CHANNEL), dtype=np.float32)
-    table[:, LEVEL] = np.where(present, (values.level - channel.mean) / channel.scale, 0)
-    table[:, SITES] = np.log1p(values.sites)
-    table[:, COVERAGE] = np.log1p(np.divide(values.coverage, values.sites, out=np.zeros(len(present)), where=present))
-    table[:, PRESENT] = present
-    return table
+        present = found.sites > 0
+        mean, scale = (np.array([[getattr(channel, name)] for channel in self.channels]) for name in ("mean", "scale"))
+        table = np.zeros((*present.T.shape, FEATURES_PER_CHANNEL), dtype=np.float32)  # (T, C, 4)
+        table[..., LEVEL] = np.where(present, (found.level - mean) / scale, 0).T
+        table[..., SITES] = np.log1p(found.sites).T
+        table[..., COVERAGE] = np.log1p(np.divide(found.coverage, found.sites, out=np.zeros(present.shape), where=present)).T
+        table[..., PRESENT] = present.T
+        return table.reshape(len(table), self.width)
 
 
 def describe_channel(
-    name: str, levels: NDArray[np.floating], coverages: NDArray[np.floating] | None, *, strand: Strand, computed: TrackConfig | None
+    name: str,
+    levels: NDArray[np.floating],
+    coverages: NDArray[np.floating] | None,
+    *,
+    strand: Strand,
+    computed: TrackConfig | None,
+    is_share: bool,
 ) -> Channel:
     """A channel with the statistics of the residues that have a value (of the train split). Raises DataError if none has one.
 
-    levels: (S,) without NaN; coverages: (S,) or None.
+    levels: (S,) without NaN, those that the channel sees; coverages: (S,) or None.
     """
     if not len(levels):
         raise DataError(f"track '{name}': no residue of the train split has a value; leave the channel out, or bring more data")
@@ -174,7 +184,7 @@ def describe_channel(
         name=name,
         computed=computed,
         strand=strand,
-        is_share=computed is None and low >= 0 and high <= 1,
+        is_share=is_share,
         mean=float(np.mean(levels, dtype=np.float64)),
         scale=deviation if deviation > 0 else 1.0,
         low=low,

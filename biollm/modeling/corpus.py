@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from biollm.modeling.tracks import FloatArray, RecordTracks, Track
 
 ROW = "row"  # where a record stands in the file, by which its tracks are found
 _ROWS_PER_BATCH = 1024
+_RANGE_PART = 1 << 24  # residues looked at in one go
 
 
 def read_records(ingest_folder: Path, split: str | None = None) -> pl.DataFrame:
@@ -46,24 +47,64 @@ class TrackTable:
         columns = [name for c in channels for name in (TRACK + c, COVERAGE + c) if name in existing]
         self._arrays, self._offsets = _spill(path, columns)
 
-    def __getitem__(self, row: int) -> RecordTracks:
-        place = slice(int(self._offsets[row]), int(self._offsets[row + 1]))
-        return {
-            channel: Track(
-                self._arrays[TRACK + channel][place],
-                self._arrays[COVERAGE + channel][place] if COVERAGE + channel in self._arrays else None,
-            )
-            for channel in self.channels
-        }
+    def __getitem__(self, row: int) -> RowTracks:
+        return RowTracks(self, int(self._offsets[row]), int(self._offsets[row + 1]))
 
-    def sample(self, rows: Sequence[int], channel: str, most: int = 2_000_000) -> tuple[FloatArray, FloatArray | None]:
-        """Levels and coverages of the residues of some records that have a value: all, or those of evenly spread records."""
+    def between(self, channel: str, start: int, stop: int) -> Track:
+        """The track of a stretch of all residues, records one behind the other. Raises KeyError for a channel that is not read."""
+        coverage = self._arrays.get(COVERAGE + channel)
+        return Track(self._arrays[TRACK + channel][start:stop], None if coverage is None else coverage[start:stop])
+
+    def sample(
+        self, rows: Sequence[int], channel: str, most: int = 2_000_000, seen: Callable[[int, Track], Track] = lambda _, track: track
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Levels and coverages of the residues of some records that have a value: all, or those of evenly spread records.
+
+        seen: (place in rows, track) to what the channel sees of it.
+        """
         step = max(1, int(self._offsets[-1] // most))
-        tracks = [self[row][channel] for row in rows[::step]]
+        tracks = [seen(i, self[rows[i]][channel]) for i in range(0, len(rows), step)]
         levels = np.concatenate([track.level for track in tracks]) if tracks else np.zeros(0, dtype=np.float32)
         present = ~np.isnan(levels)
         coverages = [track.coverage for track in tracks if track.coverage is not None]
         return levels[present], np.concatenate(coverages)[present] if coverages else None
+
+    def range_of(self, channel: str) -> tuple[float, float]:
+        """The smallest and the largest level of all records; NaN if there is none."""
+        levels = self._arrays[TRACK + channel]
+        parts = [levels[i : i + _RANGE_PART] for i in range(0, len(levels), _RANGE_PART)]
+        lows, highs = ([float(end.reduce(part)) for part in parts] for end in (np.fmin, np.fmax))
+        return float(np.fmin.reduce(lows, initial=np.nan)), float(np.fmax.reduce(highs, initial=np.nan))
+
+
+class RowTracks(Mapping[str, Track]):
+    """The tracks of a record, or of a stretch of it, in a table: only where they lie. Each track is made when it is asked for, so that
+    a document of every record takes no memory for them."""
+
+    __slots__ = ("_start", "_stop", "_table")
+
+    def __init__(self, table: TrackTable, start: int, stop: int) -> None:
+        """start, stop: residues of the table, 0-based."""
+        self._table, self._start, self._stop = table, start, stop
+
+    def __getitem__(self, channel: str) -> Track:
+        return self._table.between(channel, self._start, self._stop)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.channels)
+
+    def __len__(self) -> int:
+        return len(self._table.channels)
+
+    def part(self, residues: slice) -> RowTracks:
+        """The tracks of a stretch of the sequence."""
+        start, stop, _ = residues.indices(self._stop - self._start)
+        return RowTracks(self._table, self._start + start, self._start + stop)
+
+
+def part_of(tracks: RecordTracks, residues: slice) -> RecordTracks:
+    """The tracks of a stretch of a record's sequence."""
+    return tracks.part(residues) if isinstance(tracks, RowTracks) else {name: track.part(residues) for name, track in tracks.items()}
 
 
 def _spill(path: Path, columns: list[str]) -> tuple[dict[str, FloatArray], np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -85,5 +126,6 @@ def _spill(path: Path, columns: list[str]) -> tuple[dict[str, FloatArray], np.nd
     for name, file in files.items():
         size = file.seek(0, 2) // 4
         assert size == offsets[-1], (name, size, offsets[-1])
-        arrays[name] = np.memmap(file, dtype=np.float32, mode="r") if size else np.zeros(0, dtype=np.float32)
+        # seen as a plain array: slices of a np.memmap carry a dictionary each and take longer to make
+        arrays[name] = np.asarray(np.memmap(file, dtype=np.float32, mode="r")) if size else np.zeros(0, dtype=np.float32)
     return arrays, offsets.astype(np.int64)

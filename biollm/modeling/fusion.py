@@ -19,13 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.files import read_sidecar, write_json
+from biollm.core.files import canonical_json, read_sidecar, write_json
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.operators import Fusion
 
 SIDECAR = "fusion.json"
 WEIGHTS = "fusion.safetensors"
-_CHANNELS = "channels"  # in the metadata of the weights: in the order of their rows
+# In the metadata of the weights: names of channels in the order of their rows, and on a second line the digest of the spec that they were
+# trained on. One entry, since safetensors writes several in an order that differs from run to run.
+_CHANNELS = "channels"
 
 
 class FusedModel(nn.Module):
@@ -54,7 +56,13 @@ class FusedModel(nn.Module):
             self._check(features)
         self._features, self._documents = features, documents
         try:
-            return self.stock(**inputs)
+            output = self.stock(**inputs)
+            if self._features is not None:
+                raise DataError(
+                    f"tracks were given, but the model embedded no tokens: it was given {', '.join(inputs)}; give it input_ids, "
+                    "beside which tracks enter, or leave the tracks out"
+                )
+            return output
         finally:
             self._features = self._documents = None
 
@@ -62,7 +70,8 @@ class FusedModel(nn.Module):
         """Make it one that predicts hidden track values. Raises ConfigError if it has no fusion."""
         if self.spec is None or self.operator is None:
             raise ConfigError("only a model with fusion predicts track values; add expand.fusion, or set pretrain.tracks.weight to 0")
-        self.spec = self.spec.model_copy(update={"imputes": True})
+        width = _width_read(self.stock)
+        self.spec = self.spec.model_copy(update={"imputes": True, "read_size": width if width != self.spec.hidden_size else None})
         self.operator.learn_to_impute(self.spec)
 
     def _check(self, features: Tensor) -> None:
@@ -78,6 +87,11 @@ class FusedModel(nn.Module):
         if self._features is None or self.operator is None:
             return embeddings
         features, self._features = self._features, None  # once a pass: a decoder may share the table, and reads other tokens
+        if features.shape[:2] != embeddings.shape[:2]:
+            raise DataError(
+                f"tracks have features of {tuple(features.shape[:2])} (records, tokens), but the model was given "
+                f"{tuple(embeddings.shape[:2])}; give (records, tokens, {features.shape[-1]})"
+            )
         fused: Tensor = self.operator(embeddings, features, self._documents)
         return fused
 
@@ -88,6 +102,20 @@ def _embeddings_of(stock: nn.Module) -> nn.Module:
     reader: Any = stock.get_encoder() if config.is_encoder_decoder else stock  # type: ignore[operator]
     found: nn.Module = reader.get_input_embeddings()
     return found
+
+
+def _width_read(stock: nn.Module) -> int:
+    """D of what a track head reads: the hidden states below a model's own head, an encoder-decoder's encoder's."""
+    below: Any = stock.get_encoder() if stock.config.is_encoder_decoder else stock.base_model  # type: ignore[operator,union-attr]
+    device = next(below.parameters()).device
+    with torch.no_grad():
+        hidden: Tensor = below(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device)).last_hidden_state
+    return hidden.shape[-1]
+
+
+def _spec_digest(spec: FusionSpec) -> str:
+    """SHA-256 of a spec but for the base it belongs to, which has its own."""
+    return hashlib.sha256(canonical_json(spec.model_dump(mode="json", exclude_defaults=True, exclude={"base_sha256"})).encode()).hexdigest()
 
 
 def embeddings_digest(stock: nn.Module) -> str:
@@ -103,7 +131,7 @@ def save_fusion(folder: Path, model: FusedModel, *, of_adapter: bool = False) ->
     spec = model.spec.model_copy(update={"base_sha256": None if of_adapter else embeddings_digest(model.stock)})
     write_json(folder / SIDECAR, spec.model_dump())
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.operator.state_dict().items()}
-    save_file(weights, str(folder / WEIGHTS), {_CHANNELS: ", ".join(spec.channel_names)})
+    save_file(weights, str(folder / WEIGHTS), {_CHANNELS: f"{', '.join(spec.channel_names)}\n{_spec_digest(spec)}"})
 
 
 def read_spec(folder: Path) -> FusionSpec | None:
@@ -135,12 +163,17 @@ def attach_fusion(stock: nn.Module, folder: Path) -> FusedModel:
     assert model.operator is not None
     try:
         with safe_open(str(folder / WEIGHTS), "pt") as weights:
-            trained_on = (weights.metadata() or {}).get(_CHANNELS)
+            trained_on, _, digest = (weights.metadata() or {}).get(_CHANNELS, "").partition("\n")  # nothing: written by something else
             model.operator.load_state_dict({name: weights.get_tensor(name).to(torch.float32) for name in weights.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{folder / WEIGHTS}: damaged, or not of {SIDECAR} beside it; make the folder again") from error
-    if trained_on not in (None, named := ", ".join(spec.channel_names)):  # None: written again by something else
+    if trained_on not in ("", named := ", ".join(spec.channel_names)):
         raise ConfigError(
             f"{folder / SIDECAR}: names the channels {named}, but {WEIGHTS} was trained on {trained_on}; put back the right one"
+        )
+    if digest not in ("", _spec_digest(spec)):
+        raise ConfigError(
+            f"{folder / SIDECAR}: was changed after {WEIGHTS} was trained beside it (statistics, strand or values of a channel); put back "
+            "the one that was written with the weights"
         )
     return model

@@ -1,7 +1,8 @@
 """How features of tracks enter a model: operators on its token embeddings, each without any effect at the start.
 
-Whatever the operator, a token whose features are zero adds nothing, before and after training: nothing in here has a bias that a token
-without values could feel. So input without tracks always takes the path of the stock model, bit for bit.
+Whatever the operator, features that are zero add nothing, before and after training: nothing in here has a bias that a token without values
+could feel (by cross attention it feels those of its neighbours). So input without tracks always takes the path of the stock model, bit for
+bit. A model that reads one way sees tracks up to its token alone.
 
 Legend: B records, T tokens, D model width, C channels, E encoded values of a channel, F features, W = encoded features of a token.
 """
@@ -30,9 +31,6 @@ class ValueEncoder(nn.Module):
     range (Tancik et al. 2020); bins: which of its equally filled bins.
     """
 
-    edges: Tensor
-    range: Tensor
-
     def __init__(self, spec: FusionSpec) -> None:
         super().__init__()
         self._kind, self._channels = spec.values, len(spec.channels)
@@ -45,17 +43,19 @@ class ValueEncoder(nn.Module):
         elif spec.values == "fourier":
             width = 2 * (spec.value_width // 2)
             ends = [((c.low - c.mean) / c.scale, (c.high - c.mean) / c.scale) for c in spec.channels]
-            self.register_buffer("range", torch.tensor(ends), persistent=False)
+            self._range = torch.tensor(ends)
         elif spec.values == "bins":
             most = max(len(c.edges) for c in spec.channels)
             width = most + 1
             edges = [[(e - c.mean) / c.scale for e in c.edges] + [math.inf] * (most - len(c.edges)) for c in spec.channels]
-            self.register_buffer("edges", torch.tensor(edges).reshape(self._channels, most), persistent=False)
+            self._edges = torch.tensor(edges).reshape(self._channels, most)
         self._encoded = width
         self.width = self._channels * (FEATURES_PER_CHANNEL + width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(…, F) to (…, W)."""
+        """(…, F) to (…, W), in float32: rounded to bfloat16 first, high octaves and bins would be others. (So _range and _edges are no
+        buffers, which a model in bfloat16 has rounded.)"""
+        features = features.float()
         if self._encoded == 0:
             return features
         by_channel = features.view(*features.shape[:-1], self._channels, FEATURES_PER_CHANNEL)
@@ -67,14 +67,14 @@ class ValueEncoder(nn.Module):
         """(…, C) to (…, C, E)."""
         if self._kind == "mlp":
             hidden = functional.silu(level.unsqueeze(-1) * self.up + self.bias)
-            mixed: Tensor = torch.einsum("...ce,cef->...cf", hidden, self.mix)
+            mixed: Tensor = torch.einsum("...ce,cef->...cf", hidden, self.mix.float())
             return mixed
         if self._kind == "fourier":
-            low, high = self.range[:, 0], self.range[:, 1]
+            low, high = self._range.to(level.device).unbind(dim=1)
             turn = math.pi * ((level - low) / (high - low).clamp(min=1e-6)).unsqueeze(-1)
             turns = turn * 2.0 ** torch.arange(self._encoded // 2, device=level.device, dtype=level.dtype)
             return torch.cat([turns.sin(), turns.cos()], dim=-1)
-        bins = (level.unsqueeze(-1) >= self.edges).sum(-1)
+        bins = (level.unsqueeze(-1) >= self._edges.to(level.device)).sum(-1)
         return functional.one_hot(bins, self._encoded).to(level.dtype)
 
 
@@ -125,7 +125,7 @@ class CrossAttention(nn.Module):
     def __init__(self, spec: FusionSpec, width: int) -> None:
         super().__init__()
         inner = _HEADS * _HEAD_WIDTH
-        self._reach = spec.neighbours
+        self._reach, self._one_way = spec.neighbours, spec.one_way
         self.query = nn.Linear(spec.hidden_size, inner, bias=False)
         self.key = nn.Linear(width, inner, bias=False)
         self.value = nn.Linear(width, inner, bias=False)
@@ -142,6 +142,8 @@ class CrossAttention(nn.Module):
         seen = _around(present.unsqueeze(-1).to(encoded.dtype), self._reach)[:, :, 0] > 0
         if documents is not None:
             seen &= _same_document(documents, self._reach)
+        if self._one_way:
+            seen = seen & (torch.arange(width, device=seen.device) <= self._reach)
         scores = torch.einsum("bthe,bthen->bthn", query, keys) / math.sqrt(_HEAD_WIDTH) + self.distance
         scores = scores.masked_fill(~seen.unsqueeze(2), float("-inf"))
         nothing = scores.new_zeros((*scores.shape[:-1], 1))
@@ -166,9 +168,8 @@ class Fusion(nn.Module):
     def forward(self, embeddings_BTD: Tensor, features_BTF: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Token embeddings with the features in them. documents: the number of each token's document in a packed row."""
         own_type = next(self.parameters()).dtype
-        features = features_BTF.to(own_type)
-        present = features[..., PRESENT::FEATURES_PER_CHANNEL].any(dim=-1)
-        fused: Tensor = self.operator(embeddings_BTD.to(own_type), self.values(features), present, documents_BT)
+        present = features_BTF[..., PRESENT::FEATURES_PER_CHANNEL].any(dim=-1)
+        fused: Tensor = self.operator(embeddings_BTD.to(own_type), self.values(features_BTF).to(own_type), present, documents_BT)
         return fused.to(embeddings_BTD.dtype)
 
     def learn_to_impute(self, spec: FusionSpec) -> None:
@@ -207,8 +208,9 @@ class TrackHead(nn.Module):
         self.register_buffer("elsewhere", (distance > 0).float(), persistent=False)
         self.power = nn.Parameter(torch.full((channels, 1), 1 / _PACE))
         self.log_prior = nn.Parameter(torch.full((channels,), math.log(_PRIOR_SITES) / _PACE))
-        self.add = _silent(spec.hidden_size + channels, channels)
-        self.read = nn.Linear(spec.hidden_size, channels)
+        width = spec.read_size or spec.hidden_size
+        self.add = _silent(width + channels, channels)
+        self.read = nn.Linear(width, channels)
         nn.init.zeros_(self.read.weight)
         with torch.no_grad():
             self.read.bias.copy_(torch.tensor([_logit(c.mean) if c.is_share else 0.0 for c in spec.channels]))

@@ -5,7 +5,7 @@ NumPy only, so that ingest can use it without torch. Legend: N records, L residu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,12 @@ class Track:
 
     level: FloatArray
     coverage: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        """Lists of numbers are as good as arrays."""
+        for name in ("level", "coverage"):
+            if not isinstance(given := getattr(self, name), np.ndarray | None):
+                object.__setattr__(self, name, np.asarray(given, dtype=np.float32))
 
     def reversed(self) -> Track:
         """The track of the reverse complement: a value stays with its base pair."""
@@ -60,14 +66,14 @@ class TrackConfig(Section):
     window_bases: int = Field(default=64, ge=2, description="width of the sliding window, centred on each base")
 
 
-def compute_track(config: TrackConfig, sequence: str) -> FloatArray:
-    """The track of one sequence: (L,) float32, NaN where undefined. Depends on nothing but the sequence."""
+def compute_track(config: TrackConfig, sequence: str, *, one_way: bool = False) -> FloatArray:
+    """The track of one sequence: (L,) float32, NaN where undefined. Depends on nothing but the sequence, one_way: up to the residue."""
     assert config.kind == "cpg_observed_expected", config.kind
-    return cpg_observed_expected(sequence, config.window_bases)
+    return cpg_observed_expected(sequence, config.window_bases, one_way=one_way)
 
 
-def cpg_observed_expected(sequence: str, window_bases: int) -> FloatArray:
-    """CpG observed / expected ratio in a window centred on each base (Gardiner-Garden and Frommer, 1987).
+def cpg_observed_expected(sequence: str, window_bases: int, *, one_way: bool = False) -> FloatArray:
+    """CpG observed / expected ratio in a window centred on each base (Gardiner-Garden and Frommer, 1987), one_way: ending at it.
 
     ratio = CpG count * window length / (C count * G count), over the part of the window inside the sequence.
     Returns (L,) float32; NaN where the window has no C or no G, or the base itself is N.
@@ -81,9 +87,13 @@ def cpg_observed_expected(sequence: str, window_bases: int) -> FloatArray:
     cpg = np.zeros(length, dtype=bool)
     cpg[:-1] = c[:-1] & g[1:]
     position = np.arange(length)
-    start = np.maximum(position - window_bases // 2, 0)
-    end = np.minimum(start + window_bases, length)
-    start = np.maximum(np.minimum(start, end - window_bases), 0)  # keep the full width at the right edge where there is room
+    if one_way:
+        end = position + 1
+        start = np.maximum(end - window_bases, 0)
+    else:
+        start = np.maximum(position - window_bases // 2, 0)
+        end = np.minimum(start + window_bases, length)
+        start = np.maximum(np.minimum(start, end - window_bases), 0)  # keep the full width at the right edge where there is room
 
     def count(mask: NDArray[np.bool_], last: NDArray[np.int64]) -> NDArray[np.int64]:
         cumulative = np.concatenate([[0], np.cumsum(mask)])
@@ -99,30 +109,30 @@ def cpg_observed_expected(sequence: str, window_bases: int) -> FloatArray:
 
 @dataclass(frozen=True)
 class TokenValues:
-    """One channel over the spans of tokens, each (T,) float64: mean level (0 without sites), sites, and observations (0 if not counted)."""
+    """Channels over the spans of tokens, each (C, T) float64: mean level (0 without sites), sites, and observations (0 if not counted)."""
 
     level: NDArray[np.float64]
     sites: NDArray[np.float64]
     coverage: NDArray[np.float64]
 
 
-def over_tokens(track: Track, residues_per_token: IntArray) -> TokenValues:
-    """Aggregate one channel over each token's span, exactly, by cumulative sums.
+def over_tokens(tracks: Sequence[Track], residues_per_token: IntArray) -> TokenValues:
+    """Aggregate the channels of a record over each token's span, exactly, by cumulative sums.
 
     residues_per_token: (T,) with sum L, 0 for tokens that stand for no residue, such as special ones.
     """
     ends = np.cumsum(residues_per_token)
     starts = ends - residues_per_token
-    assert len(track.level) == (ends[-1] if len(ends) else 0), (len(track.level), ends[-1:])
-    present = ~np.isnan(track.level)
-
-    def total(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        cumulative = np.zeros(len(values) + 1)
-        np.cumsum(np.where(present, values, 0), out=cumulative[1:], dtype=np.float64)
-        spans: NDArray[np.float64] = cumulative[ends] - cumulative[starts]
-        return spans
-
-    sites = total(np.ones(len(present)))
-    level = np.divide(total(track.level), sites, out=np.zeros(len(sites)), where=sites > 0)
-    coverage = np.zeros(len(sites)) if track.coverage is None else total(np.nan_to_num(track.coverage))
-    return TokenValues(level, sites, coverage)
+    number, length = len(tracks), int(ends[-1]) if len(ends) else 0
+    assert all(len(track.level) == length for track in tracks), ([len(track.level) for track in tracks], length)
+    values = np.zeros((3, number, length), dtype=np.float32)  # sites, levels, observations
+    for channel, track in enumerate(tracks):
+        present = ~np.isnan(track.level)
+        values[0, channel] = present
+        np.copyto(values[1, channel], track.level, where=present)
+        if track.coverage is not None:
+            np.copyto(values[2, channel], track.coverage, where=present & ~np.isnan(track.coverage))
+    sums = np.zeros((3, number, length + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:], dtype=np.float64)
+    sites, levels, coverage = sums[..., ends] - sums[..., starts]
+    return TokenValues(np.divide(levels, sites, out=levels, where=sites > 0), sites, coverage)

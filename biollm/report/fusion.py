@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
+
+import altair as alt
 
 from biollm.report import charts
 from biollm.report.content import Column, Figure, Row, Section, Table
 from biollm.report.facts import Facts, facts_of, source_of, unit_of
 from biollm.report.numbers import MISSING, decimal, ranged, signed
 
-_COMPARISONS = ("tracks", "shuffled_tracks", "best_against_tracks")
+_WITHHELD = "tracks"  # the comparison with the same model, its tracks withheld
+_MOMENTS = {"expand": "before", "pretrain": "after"}
+_COMPARISONS = (_WITHHELD, "shuffled_tracks", "best_against_tracks")
 
 
 def fusion(facts: Facts) -> Section | None:
@@ -19,7 +24,8 @@ def fusion(facts: Facts) -> Section | None:
         return None
     tables = [_channel(facts, found), *_operators(facts, found), *_ablation(facts), *_distances(facts)]
     prose = ["Tracks enter through an operator that starts at zero effect, so that training begins from exactly the base model."]
-    return Section("fusion", "The fused channel", [*prose, *_answers(facts)], figures=_norms(facts), tables=tables)
+    figures = [*_norms(facts), *_distance_plots(facts)]
+    return Section("fusion", "The fused channel", [*prose, *_answers(facts)], figures=figures, tables=tables)
 
 
 def _norms(facts: Facts) -> list[Figure]:
@@ -37,11 +43,46 @@ def _norms(facts: Facts) -> list[Figure]:
     ]
 
 
+def _distance_plots(facts: Facts) -> list[Figure]:
+    """How far does a vector move with the methylation of its record? Before the adaptation and after (after Xiao et al. 2026)."""
+    return [
+        Figure(
+            id=f"distances-{of_channel['channel']}",
+            title=f"How far the embedding moves with {of_channel['channel']}",
+            caption="Each point is a test record: its mean level, and the cosine distance between its vectors when every value is 0 "
+            "and when every value is 1, before the adaptation and after.",
+            alt=f"Scatter plot of cosine distances between two versions of each of {len(of_channel['levels'])} records, all "
+            f"{of_channel['channel']} values 0 and all 1, against their mean level.",
+            spec=_distance_spec(of_channel),
+            sources=[source_of(facts, "embed")],
+        )
+        for of_channel in facts["diagnostics"]
+    ]
+
+
+def _distance_spec(diagnosed: Facts) -> dict[str, Any]:
+    """Cosine distances against the mean level of their records. diagnosed: of one channel."""
+    values = [
+        {"level": level, "distance": distance, "model": moment}
+        for model, moment in _MOMENTS.items()
+        for level, distance in zip(diagnosed["levels"], diagnosed["distances"][model], strict=True)
+    ]
+    points = alt.Chart(alt.Data(values=values)).mark_point(filled=True, size=40, opacity=0.7)
+    encoded = points.encode(
+        x=alt.X("level:Q", axis=alt.Axis(title=f"mean {diagnosed['channel']} level of the record", tickCount=6)),
+        y=alt.Y("distance:Q", axis=alt.Axis(title="cosine distance, all values 0 to all 1", format=".2~g")),
+        color=alt.Color("model:N", scale=alt.Scale(domain=list(_MOMENTS.values())), legend=alt.Legend(title=None, orient="top")),
+        shape=alt.Shape("model:N", legend=None),
+        tooltip=["model:N", alt.Tooltip("level:Q", format=".3f"), alt.Tooltip("distance:Q", format=".3~g")],
+    )
+    return charts.fitted(encoded.properties(height=260))
+
+
 def _distances(facts: Facts) -> list[Table]:
     """How far a vector moves when its record is read as unmethylated and as methylated everywhere."""
     rows = []
     for of_channel in facts["diagnostics"]:
-        before, after = (of_channel["distances"][model] for model in ("expand", "pretrain"))
+        before, after = (of_channel["distances"][model] for model in _MOMENTS)
         found = [decimal(value, 5) for value in (median(before), median(after), max(after))]
         rows.append(Row([of_channel["channel"], str(len(after)), *found]))
     columns = [Column("channel", False), Column("records"), Column("before, median"), Column("after, median"), Column("after, largest")]
@@ -102,7 +143,10 @@ def _answers(facts: Facts) -> list[str]:
     """Did the tracks help? A paired test says so; what is not tested is said to be unknown."""
     if facts["scores"] is None:
         return ["No head was scored, so whether the tracks help is not known."]
-    return [_answer(entry) for entry in facts["scores"]["comparisons"] if entry["name"] in _COMPARISONS]
+    compared = [entry for entry in facts["scores"]["comparisons"] if entry["name"] in _COMPARISONS]
+    withheld = any(entry["name"] == _WITHHELD for entry in compared)
+    unknown = "No head was scored with the tracks withheld (embed.without_tracks), so whether the tracks help is not known."
+    return [*map(_answer, compared), *([] if withheld else [unknown])]
 
 
 def _answer(compared: Facts) -> str:

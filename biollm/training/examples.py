@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from biollm.core.errors import DataError
 from biollm.core.seeding import generator
 from biollm.modeling.channels import FusionSpec
-from biollm.modeling.corpus import ROW, TrackTable
+from biollm.modeling.corpus import ROW, TrackTable, part_of
 from biollm.modeling.encoding import Encoder, IntArray
 from biollm.modeling.tracks import RecordTracks
 
@@ -152,7 +152,7 @@ def _divide(example: Example, capacity: int, end_once: bool) -> list[Example]:
                 residues=example.residues[kept],
                 special=example.special[kept],
                 sequence=example.sequence[letters],
-                tracks=None if example.tracks is None else {name: track.part(letters) for name, track in example.tracks.items()},
+                tracks=None if example.tracks is None else part_of(example.tracks, letters),
             )
         )
         start = stop

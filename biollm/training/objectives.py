@@ -105,7 +105,8 @@ class Objective:
     def for_evaluation(self) -> Objective:
         """The same questions with nothing left to be read off, about the document's own tokens alone.
 
-        Whoever reads one way gets no tracks: a methylated CG tells the letter behind it.
+        Whoever reads one way gets no tracks: a methylated CG tells the letter behind it. Others get none within two residues of a hidden
+        token.
         """
         return replace(self, hidden=1.0, randomised=0.0, tracks=None, evaluates=True)
 

@@ -20,6 +20,7 @@ from biollm.training.examples import Example
 
 FloatArray = NDArray[np.float32]
 _MASKED = "N"
+_CONTEXT_REACH = 2  # residues on either side that the context of a methylated cytosine (CG, CHG, CHH) tells
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | Non
     """The question about a document's tracks that this seed draws; None for a model without fusion.
 
     hidden: tokens that the model does not see. Neither does it see their tracks, nor what tracks that follow from the sequence would
-    tell of them by their sliding window: otherwise the tracks would tell the answer. training: None withholds and asks nothing else.
+    tell of them by their sliding window: otherwise the tracks would tell the answer. training: None, as in scoring, withholds the values
+    beside them too, whose contexts tell letters, and asks nothing else.
     """
     spec = example.spec
     if spec is None:
@@ -58,6 +60,9 @@ def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | Non
     if training is not None and training.site_dropout:
         kept = rng.random(len(sequence)) >= training.site_dropout
         tracks = {name: track.only(kept) for name, track in tracks.items()}
+    if training is None and len(hidden):
+        far = ~_beside(residues, hidden, len(sequence))
+        tracks = {name: track.only(far) for name, track in tracks.items()}
     flat = spec.features(sequence, tracks, residues, example.name)
     by_channel = flat.reshape(len(residues), len(spec.channels), FEATURES_PER_CHANNEL)
     by_channel[hidden] = 0
@@ -73,6 +78,14 @@ def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | Non
     return TrackQuestion(by_channel.reshape(len(residues), -1), answers, weights)
 
 
+def _beside(residues: IntArray, hidden: IntArray, length: int) -> NDArray[np.bool_]:
+    """(L,) whether a residue is in a hidden token, or so near to one that its context tells of it."""
+    ends, found = np.cumsum(residues), np.zeros(length, dtype=bool)
+    for token in hidden:
+        found[max(0, ends[token] - residues[token] - _CONTEXT_REACH) : ends[token] + _CONTEXT_REACH] = True
+    return found
+
+
 def _without(sequence: str, residues: IntArray, hidden: IntArray) -> str:
     letters, ends = np.array(list(sequence)), np.cumsum(residues)
     for token in hidden:
@@ -84,12 +97,13 @@ def _answers(example: Example, spec: FusionSpec) -> tuple[FloatArray, FloatArray
     """(T, C) level of each token, NaN where there is none, and its weight: observations, as a share of a site's usual number."""
     found = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
     assert found is not None, "asked only of documents with tracks"
-    answers, weights = [], []
-    for channel, values in zip(spec.channels, found, strict=True):
-        level = values.level if channel.is_share else (values.level - channel.mean) / channel.scale
-        answers.append(np.where(values.sites > 0, level, np.nan))
-        weights.append(np.where(values.coverage > 0, values.coverage / channel.mean_coverage, values.sites))
-    return np.stack(answers, axis=1).astype(np.float32), np.stack(weights, axis=1).astype(np.float32)
+    mean, scale, usual, is_share = (
+        np.array([[getattr(channel, name)] for channel in spec.channels]) for name in ("mean", "scale", "mean_coverage", "is_share")
+    )
+    level = np.where(is_share, found.level, (found.level - mean) / scale)
+    answers = np.where(found.sites > 0, level, np.nan)
+    weights = np.where(found.coverage > 0, found.coverage / usual, found.sites)
+    return answers.T.astype(np.float32), weights.T.astype(np.float32)
 
 
 def track_loss(predicted: Tensor, answers: Tensor, weights: Tensor, is_share: Tensor) -> Tensor:

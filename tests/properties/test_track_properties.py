@@ -38,6 +38,15 @@ def test_cpg_observed_expected_is_what_counting_gives(sequence: str, window: int
     np.testing.assert_allclose(found, np.float32(naive_cpg(sequence, window)), rtol=1e-6)
 
 
+@given(st.text("ACGTN", min_size=1, max_size=60), st.integers(2, 30))
+def test_a_window_that_ends_at_the_base_tells_nothing_of_what_follows(sequence: str, window: int) -> None:
+    found = cpg_observed_expected(sequence, window, one_way=True)
+    for end in range(1, len(sequence) + 1):
+        np.testing.assert_array_equal(cpg_observed_expected(sequence[:end], window, one_way=True), found[:end])
+    centred = np.float32(naive_cpg(sequence[-window:], 2 * window))[-1]  # the whole last window
+    np.testing.assert_allclose(found[-1], centred, rtol=1e-6)
+
+
 def naive_features(spec: FusionSpec, sequence: str, tracks: dict[str, Track], residues: list[int]) -> list[list[float]]:
     rows, place = [], 0
     for count in residues:
@@ -93,10 +102,17 @@ def test_a_special_token_has_features_that_are_exactly_zero(fusion_spec: Callabl
 
 
 def test_channels_are_described_by_the_values_that_there_are() -> None:
-    share = describe_channel("CG", np.float32([0, 1, 1, 0]), np.float32([4, 4, np.nan, 10]), strand="both", computed=None)
+    share = describe_channel("CG", np.float32([0, 1, 1, 0]), np.float32([4, 4, np.nan, 10]), strand="both", computed=None, is_share=True)
     assert (share.is_share, share.mean, share.scale, share.low, share.high, share.mean_coverage) == (True, 0.5, 0.5, 0, 1, 6)
     assert share.edges == [0, 0.125, 0.5, 0.875, 1], "each once"
-    signal = describe_channel("ATAC", np.float32([4, 4]), None, strand="both", computed=None)
+    signal = describe_channel("ATAC", np.float32([4, 4]), None, strand="both", computed=None, is_share=False)
     assert (signal.is_share, signal.mean, signal.scale, signal.mean_coverage) == (False, 4, 1, 1), "a constant is not divided by zero"
     with pytest.raises(DataError, match="track 'ATAC': no residue of the train split has a value; leave the channel out"):
-        describe_channel("ATAC", np.zeros(0, dtype=np.float32), None, strand="both", computed=None)
+        describe_channel("ATAC", np.zeros(0, dtype=np.float32), None, strand="both", computed=None, is_share=False)
+
+
+def test_a_track_of_plain_numbers_is_one_of_arrays(fusion_spec: Callable[..., FusionSpec]) -> None:
+    spec, residues = fusion_spec("CG"), np.asarray([2, 1])
+    found = spec.features("CGC", {"CG": Track([1, None, 0.5], [3, None, 2])}, residues)  # type: ignore[arg-type]
+    wanted = spec.features("CGC", {"CG": Track(np.float32([1, NAN, 0.5]), np.float32([3, NAN, 2]))}, residues)
+    np.testing.assert_array_equal(found, wanted)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from biollm.core.errors import ConfigError, DataError, ResourceError
-from biollm.impute import Settings, _forward, impute, render
+from biollm.impute import Settings, _as_values, _forward, impute, render
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.loading import load_model
@@ -44,6 +44,41 @@ def test_every_value_of_the_split_is_predicted_once_and_scored_against_the_basel
     assert by["channel mean"]["mae"] == pytest.approx(np.abs(np.float64(on_c) - spec.channels[1].mean).mean(), rel=1e-5)
     assert by["channel mean"]["r"] is None
     assert "record mean" in render(scores)
+
+
+def test_what_is_missing_is_filled_in_from_all_that_is_known_and_not_scored(measured: Run) -> None:
+    rows, scores = impute(measured, Settings(folds=2))
+    missing = rows.filter(pl.col("sites") == 0)
+    assert missing.height > 50
+    assert missing["channel"].unique().to_list() == ["mC"], "what follows from the sequence is never missing"
+    assert missing.select(pl.col("measured", "pass").is_null().all()).row(0) == (True, True)
+    assert missing["predicted"].is_between(0, 1).all()
+    known = rows.filter(pl.col("sites") > 0)
+    assert known.select(pl.col("measured", "pass").is_not_null().all()).row(0) == (True, True)
+    corpus = read_records(measured.results / "ingest", "test")
+    tracks = open_tracks(measured.results / "ingest", load_model(measured.results / "pretrain").spec)
+    assert tracks is not None
+    values = 0
+    for row, name, sequence in corpus.select("row", "id", "sequence").iter_rows():
+        at_c = np.asarray([base == "C" for base in sequence])
+        has = at_c & ~np.isnan(tracks[row]["mC"].level)
+        values += int(has.sum())
+        for start, end in missing.filter(id=name).select("start_0based", "end").iter_rows():
+            assert at_c[start:end].any(), "the channel is of the plus strand"
+            assert not has[start:end].any()
+        spans = rows.filter(id=name, channel="mC").select("start_0based", "end").iter_rows()
+        assert np.concatenate([at_c[start:end] for start, end in spans]).sum() == at_c.sum(), "no C is left out"
+    assert {score["values"] for score in scores} == {values}
+
+    folder = measured.results / "pretrain"
+    model, encoder = load_model(folder), Encoder(folder)
+    assert model.spec is not None
+    first = missing.filter(id=missing["id"][0])
+    (example,) = encode_corpus(corpus.filter(id=first["id"][0]), encoder, model.spec, tracks)
+    (logits,) = _forward(model, encoder, [example], [np.zeros((len(example.ids), 2), dtype=bool)])
+    starts = np.cumsum(example.residues) - example.residues
+    at = [int(np.flatnonzero((starts == start) & (example.residues > 0))[0]) for start in first["start_0based"]]
+    np.testing.assert_allclose(first["predicted"], _as_values(logits, model.spec)[at, 1], atol=1e-5)
 
 
 def test_a_prediction_does_not_depend_on_the_value_that_it_predicts(measured: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import polars as pl
 import pytest
 
 from biollm.core.errors import DataError
-from biollm.modeling.corpus import ROW, TrackTable, read_records
+from biollm.modeling.corpus import ROW, TrackTable, part_of, read_records
+from biollm.modeling.tracks import Track
 
 
 @pytest.fixture(params=["one file", "parts"])
@@ -60,6 +62,34 @@ def test_tracks_are_mapped_from_the_disk_and_leave_no_file(corpus: Path, monkeyp
         level = level.base  # type: ignore[assignment]
     assert isinstance(level, np.memmap)
     assert not list(spill.iterdir())
+
+
+def test_the_tracks_of_all_records_at_once_hardly_take_memory(corpus: Path) -> None:
+    tracks = TrackTable(corpus, ["CG", "phyloP"])
+    tracemalloc.start()
+    kept = [tracks[number % 7] for number in range(1000)]
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / len(kept) < 250, "bytes a record, however long it is and however many channels it has"
+    assert kept[6]["CG"].level.shape == (7,), "made when asked for"
+
+
+@pytest.mark.parametrize("stretch", [slice(0, 7), slice(2, 5), slice(3, 3)])
+def test_a_part_of_a_record_has_the_tracks_of_its_stretch(corpus: Path, stretch: slice) -> None:
+    whole = TrackTable(corpus, ["CG", "phyloP"])[6]
+    given: dict[str, Track] = dict(whole)
+    assert list(given) == ["CG", "phyloP"]
+    for name, track in part_of(whole, stretch).items():
+        wanted = part_of(given, stretch)[name]
+        np.testing.assert_array_equal(track.level, whole[name].level[stretch])
+        np.testing.assert_array_equal(track.level, wanted.level)
+        assert (track.coverage is None) == (wanted.coverage is None) == (name == "phyloP")
+        if track.coverage is not None:
+            assert track.coverage.tolist() == list(range(7))[stretch]
+    again = part_of(part_of(whole, slice(1, 6)), slice(2, 4))
+    np.testing.assert_array_equal(again["CG"].level, whole["CG"].level[3:5])
+    with pytest.raises(KeyError):
+        whole["CHH"]
 
 
 def test_a_sample_holds_the_values_that_there_are_of_some_records(corpus: Path) -> None:

@@ -20,6 +20,7 @@ from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import FusionSpec, OperatorName, ValueName
 from biollm.modeling.fusion import FusedModel, attach_fusion, save_fusion
 from biollm.modeling.loading import load_model, load_stock
+from biollm.modeling.operators import ValueEncoder
 from biollm.modeling.tracks import Track
 
 Specs = Callable[..., FusionSpec]
@@ -169,6 +170,39 @@ def test_a_token_looks_at_the_tracks_around_it_and_no_further(fusion_spec: Specs
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+def test_a_model_that_reads_one_way_is_told_of_tracks_up_to_its_token_alone(operator: str, fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", operator=operator, neighbours=3, one_way=True)
+    fused = FusedModel(stock("llama"), spec).eval()
+    disturb(fused)
+    batch, features = inputs(spec)
+    other = features.clone()
+    other[:, 6] = torch.tensor([1.5, 0.7, 1.0, 1.0])
+    with torch.no_grad():
+        one, two = (fused(features=given, **batch).logits for given in (features, other))
+    assert torch.equal(one[:, :6], two[:, :6])
+    assert not torch.equal(one[:, 6:], two[:, 6:])
+
+
+@pytest.mark.parametrize("values", ["fourier", "bins"])
+def test_values_are_encoded_alike_in_bfloat16(values: str, fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", "CHH", values=values)
+    encoder, (_, features) = ValueEncoder(spec), inputs(spec)
+    torch.testing.assert_close(encoder.bfloat16()(features), ValueEncoder(spec)(features), rtol=0, atol=0)
+
+
+def test_the_head_of_a_model_whose_layers_are_wider_than_its_embeddings_reads_the_layers(fusion_spec: Specs) -> None:
+    torch.manual_seed(0)
+    albert = hf.AlbertForMaskedLM(hf.AlbertConfig(**TINY | {"num_attention_heads": 2}, embedding_size=16))
+    fused = FusedModel(albert, fusion_spec("CG", width=16)).eval()
+    fused.learn_to_impute()
+    assert fused.operator is not None
+    assert fused.spec is not None
+    batch, features = inputs(fused.spec)
+    hidden = albert.base_model(**batch).last_hidden_state
+    assert [tuple(found.shape) for found in fused.operator.predict(hidden, features)] == [(3, 9, 1)] * 2
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
 def test_a_compiled_fused_model_gives_the_same(fusion_spec: Specs, operator: OperatorName, backend: str) -> None:
     spec = fusion_spec("CG", operator=operator, values="mlp")
@@ -186,6 +220,18 @@ def test_a_compiled_fused_model_gives_the_same(fusion_spec: Specs, operator: Ope
     own, other = (torch.autograd.grad(model(features=features, **batch).logits.square().sum(), weights) for model in (fused, compiled))
     for one, same in zip(own, other, strict=True):
         torch.testing.assert_close(same, one, rtol=1e-4, atol=1e-4)
+
+
+def test_features_that_are_not_of_the_tokens_are_refused(fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG")
+    fused = FusedModel(stock("bert"), spec).eval()
+    batch, features = inputs(spec)
+    for wrong in (features[:1], features[:, :1]):
+        with pytest.raises(DataError, match=r"tracks have features of \(\d, \d\) \(records, tokens\), but the model was given \(3, 9\)"):
+            fused(features=wrong, **batch)
+    embedded = fused.stock.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
+    with pytest.raises(DataError, match="embedded no tokens: it was given inputs_embeds, attention_mask; give it input_ids"):
+        fused(features=features, inputs_embeds=embedded.detach(), attention_mask=batch["attention_mask"])
 
 
 def test_features_are_forgotten_when_a_call_fails(fusion_spec: Specs) -> None:
@@ -265,6 +311,18 @@ def test_channels_in_another_order_than_the_weights_are_refused(tmp_path: Path, 
     save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec("CG", "CHG")))
     (tmp_path / "fusion.json").write_text(fusion_spec("CHG", "CG").model_dump_json())
     with pytest.raises(ConfigError, match=r"names the channels CHG, CG, but fusion.safetensors was trained on CG, CHG"):
+        attach_fusion(stock("bert"), tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"mean": 99.0}, {"strand": "plus"}])
+def test_a_sidecar_that_was_changed_beside_its_weights_is_refused(change: dict[str, Any], tmp_path: Path, fusion_spec: Specs) -> None:
+    model = FusedModel(stock("bert"), fusion_spec("CG"))
+    save_fusion(tmp_path, model)
+    attach_fusion(stock("bert"), tmp_path)
+    sidecar = json.loads((tmp_path / "fusion.json").read_text())
+    sidecar["channels"][0] |= change
+    (tmp_path / "fusion.json").write_text(json.dumps(sidecar))
+    with pytest.raises(ConfigError, match=r"fusion.json: was changed after fusion.safetensors was trained beside it"):
         attach_fusion(stock("bert"), tmp_path)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from biollm.core.errors import DataError
 from biollm.modeling.channels import FusionSpec
-from biollm.modeling.corpus import read_records
+from biollm.modeling.corpus import RowTracks, TrackTable, read_records
 from biollm.modeling.encoding import Encoder
 from biollm.training.examples import Example, TrainingPlan, check_lengths, divide_long, encode_corpus, encode_texts, with_end
 
@@ -117,6 +118,22 @@ def test_a_long_document_in_parts_has_all_its_tokens_once(
         assert part.residues.sum() == len(part.sequence)
         assert part.features is not None
         assert len(part.features) == len(part.ids)
+
+
+def test_the_parts_of_a_document_hold_where_their_tracks_lie_and_not_the_tracks(
+    tmp_path: Path, fusion_spec: Callable[..., FusionSpec]
+) -> None:
+    levels = [[i / 20 if i % 3 else None for i in range(20)] for _ in range(2)]
+    pl.DataFrame({"track_CG": levels, "coverage_CG": [[float(i) for i in range(20)]] * 2}).write_parquet(tmp_path / "records.parquet")
+    residues = np.asarray([0, *[4] * 5, 0])
+    tracks = TrackTable(tmp_path, ["CG"])[1]
+    whole = Example(np.arange(7), residues, residues == 0, np.arange(9), "ACGT" * 5, "r", fusion_spec("CG"), tracks)
+    parts = divide_long([whole], 4)
+    assert all(isinstance(part.tracks, RowTracks) for part in parts)
+    assert whole.features is not None
+    features = [part.features[1:-1] for part in parts if part.features is not None]
+    np.testing.assert_array_equal(np.concatenate(features), whole.features[1:-1])
+    assert np.concatenate(features).any()
 
 
 @given(st.integers(3, 12), st.integers(1, 40), st.booleans())

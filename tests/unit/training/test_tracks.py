@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biollm.modeling.channels import FEATURES_PER_CHANNEL, PRESENT, FusionSpec
+from biollm.modeling.channels import FEATURES_PER_CHANNEL, PRESENT, SITES, FusionSpec
 from biollm.modeling.tracks import Track
 from biollm.training.config import TrackTraining
 from biollm.training.examples import Example
@@ -47,7 +47,8 @@ def test_the_tracks_of_hidden_tokens_are_hidden_and_no_others(fusion_spec: Specs
         assert found is not None
         assert found.answers is None
         assert not found.features[hidden].any()
-        rest = np.setdiff1d(np.arange(42), hidden)
+        reach = [0] if training else [-1, 0, 1]  # in scoring, values beside a hidden token are too near to it
+        rest = np.setdiff1d(np.arange(42), np.add.outer(hidden, reach))
         assert asked.features is not None
         np.testing.assert_array_equal(found.features[rest], asked.features[rest])
 
@@ -130,3 +131,14 @@ def test_the_loss_is_minus_the_binomial_log_likelihood_of_the_reads() -> None:
     torch.testing.assert_close(found, wanted.squeeze())
     value = track_loss(torch.tensor([[1.0, 9.0]]), torch.tensor([[-1.0, float("nan")]]), torch.ones(1, 2), torch.tensor([False, False]))
     assert float(value) == pytest.approx(2.0), "half the squared error, and nothing of what is not asked"
+
+
+def test_in_scoring_values_beside_a_hidden_token_are_hidden_too(fusion_spec: Specs) -> None:
+    """Tokens of three bases: two of a neighbour's are within reach of a hidden token, one is not."""
+    spec = fusion_spec("CG")
+    found = features(ask_tracks(example(spec), np.asarray([5]), None, 0), spec)[:, 0]
+    whole = features(ask_tracks(example(spec), NOTHING, None, 0), spec)[:, 0]
+    same = (found == whole).all(axis=1)
+    assert set(np.flatnonzero(~same)) == {4, 5, 6}
+    assert np.expm1(found[[4, 5, 6], SITES]).round().tolist() == [1, 0, 0], "of CGA before it the C is left, of CGA behind it nothing"
+    assert np.expm1(whole[[4, 5, 6], SITES]).round().tolist() == [2, 2, 2]
