@@ -23,7 +23,7 @@ from biollm.core.resources import digest_resource, resolve_base
 from biollm.stages import Run
 
 if TYPE_CHECKING:
-    from biollm.training.config import ObjectiveName
+    from biollm.training.config import ObjectiveName, TrainingConfig
     from biollm.training.estimate import Shape
 
 _GIB = 2**30
@@ -85,6 +85,9 @@ def _inputs(run: Run) -> Iterator[Finding]:
         section = run.section(stage)
         for resource in section.resources() if section else []:
             yield _check(f"{stage.name} reads {resource}", lambda resource=resource: digest_resource(resource, run.path.parent)[:12])
+        for training in [section, *getattr(section, "methods", [])]:
+            if getattr(training, "hostfile", None) is not None:
+                yield _check(f"{stage.name} runs on the hosts of {training.hostfile}", lambda training=training: _hosts(training, run))
         for program in section.programs() if section else []:
             found = shutil.which(program)
             yield Finding(f"{stage.name} runs {program}", found is not None, found or "not on the PATH; install it")
@@ -97,6 +100,12 @@ def _check(what: str, look: Any) -> Finding:
         return Finding(what, True, str(look()))
     except BiollmError as error:
         return Finding(what, False, str(error))
+
+
+def _hosts(training: Any, run: Run) -> str:
+    from biollm.training.launch import read_hostfile
+
+    return ", ".join(host.name for host in read_hostfile(run.path.parent / training.hostfile, training))
 
 
 def _describe_base(run: Run) -> str:
@@ -128,19 +137,16 @@ def _costs(run: Run) -> Iterator[Finding]:
     except BiollmError as error:
         yield Finding(_COSTS, False, f"unknown: {error}")
         return
-    memory, disk, needed, tokens = 8.0 * shape.parameters, 0.0, 0.0, 0.0
+    disk, needed, tokens = 0.0, 0.0, 0.0
+    sizes: list[tuple[float, TrainingConfig]] = []
     for training in _trainings(run, usual):
         config = training.config
-        local = memory_bytes(
-            shape, config, config.micro_batch_size * training.tokens_per_record, training.labelled, use_bf16(config.precision)
-        )
-        memory = max(memory, (local + _LIBRARIES_GIB * _GIB) * config.processes)
+        read_at_once = config.micro_batch_size * training.tokens_per_record
+        sizes.append((memory_bytes(shape, config, read_at_once, training.labelled, use_bf16(config.precision)), config))
         disk = max(disk, checkpoint_bytes(shape))
         tokens += config.positions * training.tokens_per_record
         needed += operations(shape, config.positions * training.tokens_per_record, training.labelled)
-    gib, available = _LIBRARIES_GIB + memory / _GIB, available_memory_gib()
-    knobs = "; if it does not fit: more gradient_accumulation, gradient_checkpointing, or zero with more processes" if tokens else ""
-    yield Finding("memory", gib <= available, f"about {gib:.1f} GiB, {available:.1f} GiB available{knobs}")
+    yield from _memory(shape, sizes, _smallest_gpu_gib())
     copies = sum(stage.name in {"expand", "pretrain", "finetune"} for stage in run.stages)
     disk = (disk + 4.0 * copies * shape.parameters) / _GIB
     free = shutil.disk_usage(_existing(run.results)).free / _GIB
@@ -148,6 +154,35 @@ def _costs(run: Run) -> Iterator[Finding]:
     if tokens:
         minutes = max(needed / _measured_flops() / 60, 1)
         yield Finding("training time", None, f"roughly {minutes:.0f} min here for {tokens:,.0f} tokens, from a one-second speed test")
+
+
+def _memory(shape: Shape, sizes: list[tuple[float, TrainingConfig]], gpu_gib: float | None) -> Iterator[Finding]:
+    """The machine's memory and a GPU's against what trainings need. sizes: bytes of one process of each, and its settings. What is
+    offloaded is not parted from what stays on the GPU: all of it is counted as the machine's."""
+    from biollm.training.estimate import memory_knobs
+
+    on_gpu = [(size, config) for size, config in sizes if gpu_gib is not None and config.offload == "none"]
+    # Weights pass through the memory of the machine on their way to a GPU.
+    here = [(4.0 * shape.parameters if (size, config) in on_gpu else size, config) for size, config in sizes]
+    totals = [((size + _LIBRARIES_GIB * _GIB) * config.processes, config) for size, config in here]
+
+    def remedy(of: list[tuple[float, TrainingConfig]]) -> str:
+        return f"; if it does not fit: {memory_knobs(max(of, key=lambda one: one[0])[1])}" if of else ""
+
+    gib, available = _LIBRARIES_GIB + max([8.0 * shape.parameters, *(size for size, _ in totals)]) / _GIB, available_memory_gib()
+    yield Finding("memory", gib <= available, f"about {gib:.1f} GiB, {available:.1f} GiB available{remedy(totals)}")
+    if gpu_gib is not None and on_gpu:
+        gib = max(size for size, _ in on_gpu) / _GIB
+        yield Finding(
+            "GPU memory", gib <= gpu_gib, f"about {gib:.1f} GiB for each process, {gpu_gib:.1f} GiB on the smallest GPU{remedy(on_gpu)}"
+        )
+
+
+def _smallest_gpu_gib() -> float | None:
+    import torch
+
+    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    return min(sizes) / _GIB if sizes else None
 
 
 def _gguf(base: Path) -> Path | None:

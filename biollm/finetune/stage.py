@@ -7,6 +7,7 @@ history.json               {method: [{step, loss_nats, learning_rate, validation
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -22,7 +23,7 @@ from biollm.finetune.problem import Materials, read_materials
 from biollm.finetune.scores import Scores
 from biollm.finetune.task import Module, Readout, make_model, measure, read_out, trivial_outputs
 from biollm.modeling.loading import load_model
-from biollm.training.run import RunSettings, Trained, load_trained, train
+from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
 from biollm.training.task import Recipe
 
 _SCORED = ("validation", "test")
@@ -31,6 +32,8 @@ _TASK = "task.json"
 
 def run(job: Job[Config]) -> dict[str, Any]:
     """Train and save each method; the facts hold the scores of each on the validation and the test split, beside a trivial model's."""
+    methods = [with_hostfile(method, job.recipe_folder) for method in job.config.methods]
+    job = replace(job, config=job.config.model_copy(update={"methods": methods}))
     config, source = job.config, job.input("pretrain")
     materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], config)
     if materials.template is not None and materials.template.is_plain:

@@ -13,7 +13,7 @@ Legend: N tokens of the row, H heads, d width of a head, b documents of one leng
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -41,6 +41,13 @@ class Documents:
     lengths: tuple[int, ...]
     bidirectional: bool = False
     prefixes: tuple[int, ...] | None = None
+    _borders: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def borders(self, device: torch.device) -> Tensor:
+        """(documents + 1,) int32: where each begins in the row, and the row's end. Copied to a device once, not for every layer."""
+        if device not in self._borders:
+            self._borders[device] = torch.tensor([0, *np.cumsum(self.lengths)], dtype=torch.int32, device=device)
+        return self._borders[device]
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """(first document, number of documents, their length) for each run of equal lengths."""
@@ -111,11 +118,12 @@ def attend_within_documents(
     if position_bias is not None or softcap is not None or s_aux is not None:
         raise ConfigError(f"{type(module).__name__}: its attention has a bias, capped scores or sinks, which cannot be packed")
     causal = not layout.bidirectional and bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    if _has_flash(query) and not dropout and layout.prefixes is None:
+        q, k, v = (states.transpose(1, 2)[0] for states in (query, key, value))  # (N, H, d)
+        return _attend_on_gpu(q, k, v, layout, causal, scaling, sliding_window)[None], None
     if (groups := query.shape[1] // key.shape[1]) > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    flat_q, flat_k, flat_v = (states.transpose(1, 2)[0] for states in (query, key, value))  # (N, H, d)
-    if _has_flash(query) and not dropout and layout.prefixes is None:
-        return _attend_on_gpu(flat_q, flat_k, flat_v, layout, causal, scaling, sliding_window)[None], None
+    flat_q, flat_k, flat_v = (states.transpose(1, 2)[0] for states in (query, key, value))
     outputs, start = [], 0
     for first, number, length in layout.runs():
         q, k, v = (_rows(states, start, number, length) for states in (flat_q, flat_k, flat_v))  # (b, H, L, d)
@@ -180,16 +188,19 @@ def _seen(length: int, causal: bool, window: int | None, prefixes: Sequence[int]
 
 
 def _has_flash(query: Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    """Whether FlashAttention computes it: in half precision, on GPUs from Ampere (2020) on."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.cuda.get_device_capability(query.device)[0] >= 8
 
 
 def _attend_on_gpu(q: Tensor, k: Tensor, v: Tensor, layout: Documents, causal: bool, scaling: float | None, window: int | None) -> Tensor:
-    """FlashAttention over documents of any lengths in one call. q, k, v: (N, H, d), half precision."""
+    """FlashAttention over documents of any lengths in one call. q: (N, H, d), k and v the same or with fewer heads; half precision."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *np.cumsum(layout.lengths)], dtype=torch.int32, device=q.device)
-    longest = max(layout.lengths)
+    borders, longest = layout.borders(q.device), max(layout.lengths)
     reach = -1 if window is None else window - 1
-    attended = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(reach, 0 if causal else reach))
+    seen, shared = (reach, 0 if causal else reach), q.shape[1] != k.shape[1]
+    attended = varlen_attn(q, k, v, borders, borders, longest, longest, scale=scaling, window_size=seen, enable_gqa=shared)
     assert isinstance(attended, Tensor), "nothing but the output was asked for"
     return attended

@@ -80,6 +80,7 @@ class Config(TrainingConfig):
         if self.compare_operators and (fusion is None or fusion.operator in self.compare_operators):
             here = "has no expand.fusion" if fusion is None else f"fuses by '{fusion.operator}' anyway"
             return [f"pretrain.compare_operators is {self.compare_operators}, but the recipe {here}; name other operators than that one"]
-        if self.tracks.weight and recipe.expand is not None and recipe.expand.fusion is None:
-            return ["pretrain.tracks.weight asks for track values, but the recipe has no expand.fusion; add it, or set the weight to 0"]
+        asked = [f"pretrain.tracks.{name}" for name, value in self.tracks if value != getattr(TrackTraining(), name)]
+        if asked and recipe.expand is not None and recipe.expand.fusion is None:
+            return [f"{name} needs a model with tracks; add 'fusion' to expand, or leave it out" for name in asked]
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from biollm.pretrain.task import Materials, make_module, make_plan, read_materia
 from biollm.training.general import groups_of
 from biollm.training.language import LanguageModel, LanguageScore, score_language, score_token_frequencies
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
-from biollm.training.run import RunSettings, Trained, load_trained, train
+from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
 
 def run(job: Job[Config]) -> dict[str, Any]:
+    job = replace(job, config=with_hostfile(job.config, job.recipe_folder))
     config, source = job.config, job.input("expand")
     general = [file for name in config.resources() for file in job.files(name)]
     materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], general, config)
@@ -41,6 +43,9 @@ def run(job: Job[Config]) -> dict[str, Any]:
     why_padded = module.why_padded
     if why_padded is not None:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
+    plan = make_plan(module, materials, config, config.steps, job.seed)
+    if (fuller := plan.fuller_row_tokens()) is not None:
+        say(f"pretrain: rows of {config.row_tokens} tokens are {plan.fill:.0%} full; with row_tokens: {fuller} they would be nearly full")
     del module  # the processes of the run have their own
 
     trained, module = _train(job, source, materials, general, job.work, job.logs)
@@ -50,7 +55,6 @@ def run(job: Job[Config]) -> dict[str, Any]:
     if module.future is not None:
         save_file({name: p.detach().contiguous() for name, p in module.future.state_dict().items()}, str(job.out / _FUTURE_HEADS))
 
-    plan = make_plan(module, materials, config, config.steps, job.seed)
     tokens_per_step = config.batch_size * config.row_tokens * plan.fill
     write_json(job.out / "history.json", [point | {"tokens": round(point["step"] * tokens_per_step)} for point in trained.history])
     parts = {"domain": "bits_per_base", "general": "bits_per_byte_general"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -40,13 +42,14 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
     """Documents that fit into a row. Those to train on end with the end of text where the objective learns to stop; what is held out does
     not, so that scores are of the documents' own tokens.
 
-    Raises DataError naming an empty split.
+    Raises DataError naming an empty split, or a record without a token.
     """
     encoder, stock_config = Encoder(model, modality), load_config(model)
     capacity = min(token_capacity(model, stock_config), config.row_tokens)
     stops = _objective(config, encoder, stock_config).learns_to_stop
 
     def fitted(documents: list[Example], *, held_out: bool) -> list[Example]:
+        _refuse_empty(documents)
         if held_out or not stops:
             return divide_long(documents, capacity)
         return divide_long([with_end(document, encoder.end_id) for document in documents], capacity, end_once=True)
@@ -71,8 +74,18 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
 
 
 def _evenly(records: pl.DataFrame, number: int) -> pl.DataFrame:
-    """About so many records, evenly spread."""
-    return records.gather_every(max(1, records.height // number)).head(number)
+    """So many records, or all, evenly spread from the first to the last."""
+    number = min(number, records.height)
+    return records[np.arange(number) * records.height // number]
+
+
+def _refuse_empty(documents: Sequence[Example]) -> None:
+    for document in documents:
+        if document.special.all():
+            raise DataError(
+                f"record {document.name} holds nothing that the tokenizer makes a token of (only spaces, or signs that are not seen), so "
+                "there is nothing to learn from; expected text: remove it from the source"
+            )
 
 
 def _objective(config: Config, encoder: Encoder, stock_config: Any) -> Objective:

@@ -30,7 +30,7 @@ from biollm.core.files import files_below, read_json, sha256_file, sync, write_j
 from biollm.core.progress import say
 
 _TENSOR = "tensor"
-_TRAINER_STATE = "trainer_state.json"
+TRAINER_STATE = "trainer_state.json"
 
 
 def seal(folder: Path) -> None:
@@ -54,7 +54,7 @@ def newest_to_go_on_from(work: Path, best: Path) -> Path | None:
     """The newest valid checkpoint. best: the weights of its best validation; where they are damaged, a checkpoint before that step, or
     none, so that they are made again."""
     newest = newest_valid(work)
-    best_step = None if newest is None else read_json(newest / _TRAINER_STATE)["best_global_step"]
+    best_step = None if newest is None else read_json(newest / TRAINER_STATE)["best_global_step"]
     if best_step is None or is_valid(best):
         return newest
     say(f"{best.name} (the weights of step {best_step}) is damaged or was cut while being written; going back to before that step")
@@ -86,14 +86,15 @@ def load_tree(folder: Path) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator that training may draw from (dropout draws from torch's)."""
+    """The state of every global random generator that training may draw from (dropout draws from torch's, on a GPU from that of the
+    device at hand: other devices belong to other processes)."""
     name, keys, *rest = np.random.get_state()
     state = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
     }
-    return state | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
@@ -103,7 +104,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def is_valid(folder: Path) -> bool:

@@ -29,7 +29,7 @@ class TrainingConfig(Section):
     hostfile: str | None = Field(
         json_schema_extra=EXECUTION,
         default=None,
-        description="a file with a line `host slots=processes` for each machine; else Slurm names them",
+        description="a file beside the recipe with a line `host slots=processes` for each machine; else Slurm names them",
     )
     zero: Literal[0, 1, 2, 3] = Field(
         json_schema_extra=EXECUTION,

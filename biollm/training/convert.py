@@ -13,15 +13,22 @@ from biollm.core.files import read_json
 from biollm.core.progress import say
 from biollm.training.checkpoints import is_valid, seal
 from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import use_bf16
 
 
 def fit_to_processes(checkpoint: Path, config: TrainingConfig) -> Path:
     """The checkpoint itself where it was written by as many processes at the same ZeRO stage, else a converted copy beside it.
 
     At ZeRO 0 every process has all, so nothing is to be converted. DeepSpeed converts the shares of ZeRO 1-3 into its universal format.
-    Raises DataError if it cannot.
+    Raises DataError if it cannot, or where the run would go on in another precision than it began in.
     """
     world = read_json(checkpoint / "world.json")
+    if world["bf16"] != (bf16 := use_bf16(config.precision)):
+        names = {True: "bf16", False: "fp32"}
+        raise DataError(
+            f"{checkpoint.name} was written in {names[world['bf16']]}, but with precision: {config.precision} this machine computes in "
+            f"{names[bf16]}; go on where it began, or set precision: {names[bf16]} and remove {checkpoint.parent} to begin anew"
+        )
     if (world["processes"] == config.world_size and world["zero"] == config.zero) or world["zero"] == config.zero == 0:
         return checkpoint
     before, now = f"{world['processes']} processes at zero {world['zero']}", f"{config.world_size} at zero {config.zero}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from pathlib import Path
 from typing import Any
 
 from biollm.core.errors import ConfigError
@@ -56,8 +55,16 @@ def check_hardware(config: TrainingConfig) -> None:
     if config.precision == "bf16" and has_cuda():
         import torch
 
-        if not torch.cuda.is_bf16_supported():
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(f"precision is bf16, which {torch.cuda.get_device_name()} does not compute; set precision: fp32")
+    if has_cuda():
+        import torch
+
+        if config.processes > (gpus := torch.cuda.device_count()):
+            raise ConfigError(
+                f"processes is {config.processes}, but this machine has {gpus} GPU{'s' if gpus > 1 else ''}, one for each process; set "
+                f"processes: {gpus}, or more nodes"
+            )
 
 
 def join_process_group() -> None:
@@ -82,13 +89,9 @@ def use_bf16(precision: str) -> bool:
     """Whether to compute in bfloat16: as the recipe says, or for `auto` where the hardware has instructions for it."""
     if precision != "auto":
         return precision == "bf16"
-    if has_cuda():
-        import torch
+    from biollm.modeling.precision import has_bf16
 
-        return bool(torch.cuda.is_bf16_supported())
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text() if cpu.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return has_bf16()
 
 
 def has_cuda() -> bool:

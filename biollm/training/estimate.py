@@ -8,6 +8,7 @@ from typing import Any
 
 from biollm.core.errors import ConfigError
 from biollm.training.config import TrainingConfig
+from biollm.training.deepspeed import has_cuda
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,18 @@ def memory_bytes(shape: Shape, config: TrainingConfig, tokens_per_pass: int, lab
 
 
 def memory_knobs(config: TrainingConfig) -> str:
-    """The settings by which the same run needs less memory."""
-    knobs = [f"raise gradient_accumulation (now {config.gradient_accumulation}) to divide the batch of {config.batch_size}"]
-    knobs += [] if config.gradient_checkpointing else ["set gradient_checkpointing: true"]
-    knobs += ["set zero: 2 or 3 with more processes"] if config.zero < 2 else []
+    """The settings by which the same run needs less memory, of those that it can still take. More processes help where each has a
+    memory of its own."""
+    accumulation, knobs = config.gradient_accumulation, []
+    if config.micro_batch_size > 1:
+        knobs.append(f"raise gradient_accumulation (now {accumulation}) to divide the batch of {config.batch_size}")
+    if not config.gradient_checkpointing:
+        knobs.append("set gradient_checkpointing: true")
+    if has_cuda() and config.offload == "none":
+        knobs.append("set offload: optimizer" + ("" if config.zero else " with zero: 1"))
+    if config.zero < 3 and (has_cuda() or config.nodes > 1):
+        knobs.append(f"set zero: {'3' if config.zero == 2 else '2 or 3'} with more processes")
+    knobs.append("make what is read at a time shorter (pretrain.row_tokens, ingest.window_bases)")
     return "; or ".join(knobs)
 
 

@@ -262,16 +262,30 @@ def losses_of(module: Any, items: Sequence[Any], questions: Sequence[Question], 
 
 def score_token_frequencies(objective: Objective, train: Sequence[Example], examples: Sequence[Example], seed: int) -> LanguageScore:
     """The same score for the trivial model that predicts every token by its frequency in the train split (add-one smoothed)."""
-    pool = examples[0].pool
-    seen = np.bincount(np.concatenate([e.ids[~e.special] for e in train]), minlength=int(pool.max()) + 1)
-    counts = np.zeros(len(seen))
-    counts[pool] = seen[pool] + 1.0  # only these can stand there
-    log_share = np.log(np.maximum(counts, 1e-300) / counts.sum())
     questions = _evaluation_questions(objective, examples, seed)
-    weights = [q.weights if q.weights is not None else np.ones(len(q.labels)) for q in questions]
     asked = [q.labels != IGNORED for q in questions]
-    nats = [-float((log_share[q.labels[a]] * w[a]).sum()) for q, a, w in zip(questions, asked, weights, strict=True)]
+    answers = [q.labels[a] for q, a in zip(questions, asked, strict=True)]
+    seen = np.concatenate([_possible_answers(objective, example, derive_seed(seed, "frequencies", i)) for i, example in enumerate(train)])
+    possible = np.unique(np.concatenate([examples[0].pool, seen, *answers]))  # beside ordinary tokens: unknown ones, ends, sentinels
+    counts = np.bincount(seen, minlength=int(possible[-1]) + 1)[possible] + 1.0
+    log_share = np.zeros(int(possible[-1]) + 1)
+    log_share[possible] = np.log(counts / counts.sum())
+    weights = [q.weights if q.weights is not None else np.ones(len(q.labels)) for q in questions]
+    nats = [-float((log_share[found] * w[a]).sum()) for found, a, w in zip(answers, asked, weights, strict=True)]
     return _score(np.array(nats), questions)
+
+
+def _possible_answers(objective: Objective, example: Example, seed: int) -> IntArray:
+    """Every id of a document that may be asked for, as often as it is; of an encoder-decoder, whose answers hold sentinels that its
+    documents do not, those of one question."""
+    if objective.architecture == "encoder-decoder":
+        labels = objective.ask(example, seed).labels
+        ids = labels[labels != IGNORED]
+    elif objective.learns_to_stop:
+        ids = example.ids[int(np.flatnonzero(~example.special)[0]) :]
+    else:
+        ids = example.ids[~example.special]
+    return np.asarray(ids, dtype=np.int64)
 
 
 def train_briefly(module: LanguageModel, examples: Sequence[Example], steps: int, seed: int, what: str) -> None:

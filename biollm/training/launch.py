@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
@@ -29,21 +31,45 @@ _KILLED = 1  # PR_SET_PDEATHSIG
 
 @dataclass(frozen=True)
 class Host:
-    """A line of a hostfile."""
+    """A line of a hostfile, or a node of a Slurm job, which Slurm itself starts processes on."""
 
     name: str
     slots: int
+    in_slurm_job: bool = False
 
     @property
     def is_here(self) -> bool:
-        return self.name in {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()}
+        return _is_this_machine(self.name)
+
+
+@cache
+def _is_this_machine(name: str) -> bool:
+    """Whether a name means this machine: its own, whole or without its domain, or one of an address that it has."""
+    own = {socket.gethostname(), socket.getfqdn()}
+    if name in own | {whole.split(".")[0] for whole in own}:
+        return True
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):  # unknown here: ssh may know it
+        return False
+    return any(_is_own_address(family, address) for family, _, _, _, address in found)
+
+
+def _is_own_address(family: int, address: Any) -> bool:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(address)  # refused for an address of another machine
+        except OSError:
+            return False
+        return True
 
 
 def launch(task: Path, config: TrainingConfig, what: str) -> None:
     """Run training.worker in all processes of a run until all have ended.
 
     task: a file that every host sees. Raises ConfigError for a wrong hostfile, what a worker raised as DataError, and DataError with the
-    end of its output if one died otherwise. However this ends, no worker is left.
+    end of its output if one died otherwise. However this ends, no worker is left: a launcher, here or on another host, ends when its
+    standard input does, which we hold open.
     """
     error, died = task.with_name(ERROR), task.with_name(DIED)
     error.unlink(missing_ok=True)
@@ -53,8 +79,7 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     )
     meeting = ["--standalone", "--local-addr=127.0.0.1"]  # by a free port that it takes itself; a laptop's name may not be known to it
     if config.nodes > 1:
-        address = "127.0.0.1" if all(host.is_here for host in hosts) else socket.getfqdn()
-        meeting = [f"--master_addr={address}", f"--master_port={_free_port()}"]
+        meeting = [f"--master_addr={_meeting_place(hosts)}", f"--master_port={_free_port()}"]
     launchers: list[subprocess.Popen[bytes]] = []
     log = task.with_name("workers.log")
     try:
@@ -63,18 +88,11 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
                 command = _command(task, config, rank, meeting)
                 environment = _environment(config, len([h for h in hosts if h.is_here]))
                 if not host.is_here:
-                    remote = " ".join(f"{name}={shlex.quote(environment[name])}" for name in _FORWARDED if name in environment)
-                    command = [
-                        "ssh",
-                        "-o",
-                        "BatchMode=yes",
-                        host.name,
-                        f"cd {shlex.quote(str(Path.cwd()))} && {remote} {shlex.join(command)}",
-                    ]
+                    command = _on(host, command, environment)
                 launchers.append(
                     subprocess.Popen(
-                        command, env=environment, stdout=output, stderr=None if rank == 0 else output, start_new_session=True,
-                        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                        command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=None if rank == 0 else output,
+                        start_new_session=True, preexec_fn=die_with_parent if sys.platform == "linux" else None,
                     )
                 )  # fmt: skip
             codes = _wait_for(launchers)
@@ -122,12 +140,18 @@ def read_hostfile(path: Path, config: TrainingConfig) -> list[Host]:
 
 
 def die_with_parent() -> None:
-    """Let the kernel end this process with its parent, however that dies. Linux only; elsewhere a killed launcher leaves its workers."""
+    """Let the kernel end this process with its parent, however that dies. Linux only; elsewhere a launcher that was killed outright, and
+    had no time to end its workers, leaves them."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_KILLED, signal.SIGKILL)
 
 
-_FORWARDED = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "PYTHONPATH", "PATH")
+# What another host is told by ssh. No tokens or passwords: they would stand in its list of processes.
+_FORWARDED = (
+    "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "BIOLLM_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+    "TOKENIZERS_PARALLELISM", *thread_limits(1),
+)  # fmt: skip
+_FORWARDED_PREFIXES = ("NCCL_", "GLOO_")
 
 
 def _command(task: Path, config: TrainingConfig, rank: int, meeting: list[str]) -> list[str]:
@@ -136,22 +160,44 @@ def _command(task: Path, config: TrainingConfig, rank: int, meeting: list[str]) 
     return [*run, f"--node_rank={rank}", *meeting, "-m", _WORKER, str(task.absolute())]
 
 
+def _on(host: Host, command: list[str], environment: dict[str, str]) -> list[str]:
+    """The command on another host: by srun in a Slurm job, which hands on environment and folder and ends what it started, else by ssh."""
+    if host.in_slurm_job:
+        return ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={host.name}", *command]
+    told = {name: value for name, value in environment.items() if name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)}
+    remote = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
+    return ["ssh", "-o", "BatchMode=yes", host.name, f"cd {shlex.quote(str(Path.cwd()))} && {remote} {shlex.join(command)}"]
+
+
+def _meeting_place(hosts: Sequence[Host]) -> str:
+    """What the others reach the first host by."""
+    if all(host.is_here for host in hosts):
+        return "127.0.0.1"
+    return socket.getfqdn() if hosts[0].is_here else hosts[0].name
+
+
 def _environment(config: TrainingConfig, launchers_here: int) -> dict[str, str]:
     """Ours, with the cores of this machine shared out to its processes, unless the recipe's threads are fewer."""
-    threads = max(1, granted_cores() // (config.processes * launchers_here))
+    threads = max(1, granted_cores() // (config.processes * max(1, launchers_here)))
     return os.environ | thread_limits(threads) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def _slurm_hosts(config: TrainingConfig) -> list[Host]:
-    """The hosts of a Slurm job of several nodes, as it lists them."""
+    """The nodes of a Slurm job of several. Asked of Slurm: inside a step, which is how Snakemake's plugin runs rules, the environment names
+    those of the step alone."""
     if config.nodes == 1:
         return []
-    if not (listed := os.environ.get("SLURM_JOB_NODELIST")):
+    if not (job := os.environ.get("SLURM_JOB_ID")):
         raise ConfigError(f"nodes is {config.nodes}, but no hostfile is named and this is no Slurm job; name a hostfile")
-    named = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=False).stdout.split()
+    listed = _told_by("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip() or os.environ.get("SLURM_JOB_NODELIST", "")
+    named = _told_by("scontrol", "show", "hostnames", listed).split()
     if len(named) < config.nodes:
         raise ConfigError(f"nodes is {config.nodes}, but Slurm gave {len(named)} ({listed}); ask it for more nodes")
-    return [Host(name, config.processes) for name in named[: config.nodes]]
+    return [Host(name, config.processes, in_slurm_job=True) for name in named[: config.nodes]]
+
+
+def _told_by(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _wait_for(launchers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
@@ -172,6 +218,8 @@ def _end(launcher: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(launcher.pid, signal.SIGKILL)
             launcher.wait()
+    assert launcher.stdin is not None
+    launcher.stdin.close()
 
 
 def _told(code: int) -> str:

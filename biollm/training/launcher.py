@@ -1,12 +1,19 @@
 """torchrun, with a note of how a worker died: python -m biollm.training.launcher DIED, then torchrun's own arguments.
 
-torchrun itself ends with 1 however its workers ended, and tells the rest to a terminal.
+torchrun itself ends with 1 however its workers ended, and tells the rest to a terminal. It ends, and its workers with it, when its
+standard input does: whoever started it, on this host or through ssh, holds that open, so it ends with the starter however that dies.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
+
+_GRACE_SECONDS = 10
 
 
 def main() -> None:
@@ -14,6 +21,7 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    threading.Thread(target=_end_with_input, daemon=True).start()
     died = Path(sys.argv.pop(1))
     try:
         torchrun(sys.argv[1:])
@@ -22,6 +30,14 @@ def main() -> None:
         with died.open("a") as codes:  # the launchers of all hosts write here
             codes.write(f"{first.exitcode}\n")
         raise
+
+
+def _end_with_input() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # torchrun ends its workers
+    time.sleep(_GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)  # it was waiting for other hosts; the kernel ends the workers
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def rate_factor(config: TrainingConfig, step: int) -> float:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the layer that a parameter belongs to: the first number in its name."""
-    found = re.search(r"\.(\d+)\.", name)
+    """The number of the layer that a parameter belongs to: the first number in its name. None for what stands on top, such as
+    what predicts tokens further on.
+
+    >>> _layer("model.layers.11.mlp.weight"), _layer("adapters.11_ffn.down.weight"), _layer("future.projections.1.weight")
+    (11, 11, None)
+    """
+    found = None if name.startswith("future.") else re.search(r"\.(\d+)[._]", name)
     return int(found.group(1)) if found else None

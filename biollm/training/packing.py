@@ -18,6 +18,7 @@ from biollm.core.compiled import compiled
 from biollm.core.seeding import generator
 
 IntArray = NDArray[np.int64]
+NEARLY_FULL = 0.95
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it fall evenly into every part of a range
 
 
@@ -86,29 +87,52 @@ class PackedOrder:
         return rng.permutation(len(self._rows)), shuffled[np.argsort(-self._lengths[shuffled], kind="stable")]
 
 
+def fuller_row_tokens(lengths: IntArray, row_tokens: int) -> int | None:
+    """The multiple of the usual length nearest to row_tokens in rows of which the documents are at least 95 % full, or None.
+
+    Documents that are all about as long leave the same room in every row.
+
+    >>> fuller_row_tokens(np.full(1000, 258), 1024)
+    1032
+    """
+    usual = int(np.median(lengths))
+    near = sorted({max(1, row_tokens // usual + more) * usual for more in (0, 1)}, key=lambda tokens: abs(tokens - row_tokens))
+    fitting = (tokens for tokens in near if tokens >= lengths.max() and PackedOrder(lengths, tokens, 0).fill >= NEARLY_FULL)
+    return next(fitting, None)
+
+
 class MixedOrder:
     """Rows of a domain corpus with rows of general text between them, so that a share `ratio` of the rows is general text."""
 
     def __init__(self, domain: PackedOrder, general: PackedOrder | None, ratio: float, seed: int) -> None:
         self._domain, self._general, self._seed = domain, general, seed
-        self._replayed = round(domain.rows_per_epoch * ratio / (1 - ratio)) if general else 0
+        self._replayed = domain.rows_per_epoch * ratio / (1 - ratio) if general else 0.0  # rows of an epoch, on average
         self._epoch = lru_cache(maxsize=2)(self._order)
 
     @property
-    def rows_per_epoch(self) -> int:
+    def rows_per_epoch(self) -> float:
+        """On average over epochs, where the share of few rows is no whole number."""
         return self._domain.rows_per_epoch + self._replayed
 
     def row(self, position: int) -> tuple[bool, int, IntArray]:
         """(whether it is general text, epoch of its own corpus, indices of the documents) of a row."""
-        epoch, within = divmod(position, self.rows_per_epoch)
-        place = int(self._epoch(epoch)[within])
+        epoch = int(position / self.rows_per_epoch)
+        epoch += (position >= self._start(epoch + 1)) - (position < self._start(epoch))  # the average is off by less than a row
+        place = int(self._epoch(epoch)[position - self._start(epoch)])
         if place < self._domain.rows_per_epoch:
             return False, *self._domain.row(epoch * self._domain.rows_per_epoch + place)
         assert self._general is not None
-        return True, *self._general.row(epoch * self._replayed + place - self._domain.rows_per_epoch)
+        return True, *self._general.row(self._replayed_before(epoch) + place - self._domain.rows_per_epoch)
+
+    def _replayed_before(self, epoch: int) -> int:
+        return round(epoch * self._replayed)
+
+    def _start(self, epoch: int) -> int:
+        return epoch * self._domain.rows_per_epoch + self._replayed_before(epoch)
 
     def _order(self, epoch: int) -> IntArray:
-        return np.asarray(generator(self._seed, "mixture", epoch).permutation(self.rows_per_epoch), dtype=np.int64)
+        rows = self._start(epoch + 1) - self._start(epoch)
+        return np.asarray(generator(self._seed, "mixture", epoch).permutation(rows), dtype=np.int64)
 
 
 @compiled

@@ -9,7 +9,7 @@ import numpy as np
 from biollm.core.seeding import derive_seed
 from biollm.training.examples import Example
 from biollm.training.objectives import Objective, Question
-from biollm.training.packing import MixedOrder, PackedOrder
+from biollm.training.packing import NEARLY_FULL, MixedOrder, PackedOrder, fuller_row_tokens
 
 
 class RowPlan:
@@ -31,6 +31,7 @@ class RowPlan:
         mixed_in = _packed(general, row_tokens, derive_seed(seed, "general")) if replay else None
         self._order = MixedOrder(packed, mixed_in, replay, seed)
         self.fill, self.rows_per_epoch = packed.fill, self._order.rows_per_epoch
+        self._row_tokens = row_tokens
 
     def __len__(self) -> int:
         return self._positions
@@ -40,6 +41,12 @@ class RowPlan:
         seed = derive_seed(self._seed, "questions", int(is_general), epoch)
         source = self._sources[is_general]
         return [self._objective.ask(source[i], derive_seed(seed, i)) for i in map(int, documents)]
+
+    def fuller_row_tokens(self) -> int | None:
+        """Where rows of the domain are not nearly full: what row_tokens would fill them, if any does."""
+        if self.fill >= NEARLY_FULL:
+            return None
+        return fuller_row_tokens(np.asarray([len(example.ids) for example in self._sources[0]], dtype=np.int64), self._row_tokens)
 
     def names(self, position: int) -> list[str]:
         """The names of the documents of a row."""

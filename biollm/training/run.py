@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,8 +24,10 @@ from biollm.training.checkpoints import is_valid, newest_to_go_on_from
 from biollm.training.config import TrainingConfig
 from biollm.training.convert import fit_to_processes
 from biollm.training.deepspeed import check_hardware
-from biollm.training.launch import launch
+from biollm.training.launch import launch, read_hostfile
 from biollm.training.task import BEST, FACTS, TRAINED, WEIGHTS, Recipe
+
+C = TypeVar("C", bound=TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,18 @@ def train(recipe: Recipe, config: TrainingConfig, settings: RunSettings, *, work
             raise DataError(f"{settings.what}: ended without a result; run again to go on from the last checkpoint")
     facts = read_json(done / FACTS)
     return Trained(weights=load_file(str(done / WEIGHTS)), **facts)
+
+
+def with_hostfile(config: C, recipe_folder: Path) -> C:
+    """A run's settings with its hostfile as a whole path: like other files, it is named from the recipe's folder.
+
+    Raises ConfigError for a wrong one, which a stage asks before anything is loaded.
+    """
+    if config.hostfile is None:
+        return config
+    hostfile = (recipe_folder / config.hostfile).absolute()
+    read_hostfile(hostfile, config)
+    return config.model_copy(update={"hostfile": str(hostfile)})
 
 
 def load_trained(module: nn.Module, weights: dict[str, Tensor]) -> None:

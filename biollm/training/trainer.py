@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from biollm.core.errors import DataError
 from biollm.core.files import write_json
 from biollm.core.progress import BAR_DELAY_SECONDS, quiet_libraries
 from biollm.core.seeding import derive_seed
-from biollm.training.checkpoints import is_valid, keep_newest, load_tree, random_state, restore_random_state, save_tree, seal
+from biollm.training.checkpoints import TRAINER_STATE, is_valid, keep_newest, load_tree, random_state, restore_random_state, save_tree, seal
 from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import deepspeed_config, has_cuda, join_process_group, use_bf16
+from biollm.training.engine import full_weights, keep_gradient_norm, own_shares
 from biollm.training.estimate import memory_knobs
 from biollm.training.optimizer import make_optimizer, rate_factor
 from biollm.training.run import RunSettings
@@ -39,25 +41,34 @@ def fit(run: dict[str, Any]) -> None:
     quiet_libraries()
     if has_cuda():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where the task puts its model
-    task = Recipe(**run["recipe"]).make()  # before TrainingArguments is made: with ZeRO 3 it changes how models are loaded
     config, settings = TrainingConfig(**run["config"]), RunSettings(**run["settings"])
+    with _told_out_of_memory(f"{settings.what}, while the model is loaded", "take a smaller model, or a machine with more memory"):
+        task = Recipe(**run["recipe"]).make()  # before TrainingArguments is made: with ZeRO 3 it changes how models are loaded
     work, logs = Path(run["work"]), Path(run["logs"])
     join_process_group()
     checkpoint = Path(run["checkpoint"]) if run["checkpoint"] else None
     try:
-        threads = torch.get_num_threads()
-        trainer = make_trainer(task, config, settings, work, logs, checkpoint)
-        torch.set_num_threads(threads)  # accelerate sets what it thinks best; the count decides the last bits of every sum
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.write_result()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise DataError(
-                f"{settings.what}: out of memory; nothing is lost: {memory_knobs(config)}, and run again to go on from the last checkpoint"
-            ) from error
-        raise
+        with _told_out_of_memory(settings.what, memory_knobs(config)):
+            threads = torch.get_num_threads()
+            trainer = make_trainer(task, config, settings, work, logs, checkpoint)
+            torch.set_num_threads(threads)  # accelerate sets what it thinks best; the count decides the last bits of every sum
+            if not trainer.ended_early:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.write_result()
     finally:
         forget_deepspeed()
+
+
+@contextmanager
+def _told_out_of_memory(where: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # OutOfMemoryError is one
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise DataError(
+                f"{where}: out of memory; nothing is lost: {remedy}, and run again to go on from the last checkpoint"
+            ) from error
+        raise
 
 
 def forget_deepspeed() -> None:
@@ -77,7 +88,7 @@ def forget_deepspeed() -> None:
 def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work: Path, logs: Path, checkpoint: Path | None) -> Any:
     """The Trainer of a task; the process has joined its group. checkpoint: what it will be resumed from, so that its data begin there."""
     from transformers import Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_callback import PrinterCallback, TrainerState
 
     bf16, meter = use_bf16(config.precision), Meter()
 
@@ -141,7 +152,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             folder = work / f"checkpoint-{self.state.global_step}"
-            self._check_weights(_own_shares(self.model_wrapped))
+            self._check_weights(own_shares(self.model_wrapped))
             if _is_first():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
@@ -159,7 +170,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                         "engine": {name: getattr(engine, name) for name in _ENGINE_COUNTERS},
                     }
                 save_tree(folder, state)
-                self.state.save_to_json(str(folder / "trainer_state.json"))
+                self.state.save_to_json(str(folder / TRAINER_STATE))
                 write_json(folder / "world.json", {"processes": config.world_size, "zero": config.zero, "bf16": bf16})
             _wait()
             if _is_first():
@@ -170,7 +181,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
             if not config.zero and not bf16:
-                _keep_gradient_norm(self.model_wrapped)
+                keep_gradient_norm(self.model_wrapped)
             if resume_from_checkpoint is not None:
                 self._restore(Path(resume_from_checkpoint))
             return prepared
@@ -217,7 +228,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
             scores = {f"validation_{name}": value for name, value in task.validate().items()}
             task.module.train()
             self.log(dict(scores))
-            loss, best = scores["validation_loss"], self.state.best_metric
+            self.control.should_evaluate = False  # or the Trainer would ask again behind the last step
+            loss, best = _of_first_process(scores["validation_loss"]), self.state.best_metric
             if not math.isfinite(loss):
                 raise DataError(
                     f"{settings.what}: the loss on the validation split is {loss} behind step {self.state.global_step}; the last "
@@ -225,13 +237,17 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 )
             if best is None or loss < best:
                 self.state.best_metric, self.state.best_global_step = loss, self.state.global_step
-                self._write_weights(work / BEST, self.state.global_step, _full_weights(self.model_wrapped, config))
-            elif settings.patience and self._validations_since_best() >= settings.patience:
+                self._write_weights(work / BEST, self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=_is_first()))
+            elif self.ended_early:
                 self.control.should_training_stop = True
             return scores
 
-        def _validations_since_best(self) -> int:
-            return int((self.state.global_step - self.state.best_global_step) // (settings.validate_steps or 1))
+        @property
+        def ended_early(self) -> bool:
+            """Whether as many validations as `patience` went by without a better score, before or behind a resume."""
+            if not settings.patience or self.state.best_metric is None:
+                return False
+            return bool((self.state.global_step - self.state.best_global_step) // (settings.validate_steps or 1) >= settings.patience)
 
         def _write_weights(self, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
             """Weights of a step and the curves so far, as a sealed folder."""
@@ -257,10 +273,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def write_result(self) -> None:
             """Seal the result: the last weights, or the best where the run was validated."""
-            stopped = self.state.global_step < config.steps
-            if stopped and not (settings.patience and self._validations_since_best() >= settings.patience):
+            if self.state.global_step < config.steps and not self.ended_early:
                 raise DataError(f"{settings.what}: ended at step {self.state.global_step} of {config.steps}; run again to go on")
-            step, weights = self.state.global_step, _full_weights(self.model_wrapped, config)
             if settings.validate_steps is not None and self.state.best_metric is not None:
                 if not is_valid(work / BEST):
                     raise DataError(
@@ -268,6 +282,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                         "changed after they were written; run again to go back to a checkpoint before that step"
                     )
                 step, weights = self.state.best_global_step, load_file(str(work / BEST / WEIGHTS))
+            else:
+                step, weights = self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=_is_first())
             self._write_weights(work / TRAINED, step, weights)
 
     arguments = TrainingArguments(
@@ -293,9 +309,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         dataloader_num_workers=0,
         report_to=[name for name in config.trackers if name != "tensorboard"] if _is_first() else [],
         disable_tqdm=True,
-        seed=derive_seed(settings.seed, "trainer") % 2**31,
+        seed=derive_seed(settings.seed, "trainer", *filter(None, [_rank()])) % 2**31,  # the Trainer seeds dropout with it
     )
-    torch.manual_seed(derive_seed(settings.seed, "dropout", _rank()))
     start = 0 if checkpoint is None else int(checkpoint.name.split("-")[1]) * config.batch_size
     trainer = OurTrainer(
         model=task.module,
@@ -306,6 +321,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         callbacks=[_watch(settings.what), *([_tensorboard(logs)] if "tensorboard" in config.trackers and _is_first() else [])],
     )
     trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None:
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
     return trainer
 
 
@@ -336,18 +353,19 @@ class Meter:
         self._forget()
 
     def _forget(self) -> None:
-        self._tokens, self._units, self._count, self._nats, self._started = 0, 0, 0, 0.0, time.monotonic()
+        # tokens, units, labels, nats: nobody waits for a GPU before they are read
+        self._seen: list[Tensor | int] = [0, 0, 0, 0]
+        self._started = time.monotonic()
 
     def add(self, batch: dict[str, Tensor], nats: Tensor) -> None:
         """nats: summed over the labels of the batch."""
-        self._tokens += int(batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel())
-        self._units += int(batch.get("units", 0))
-        self._count += int(batch["count"])
-        self._nats += float(nats.detach())
+        tokens = batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel()
+        passed = (tokens, batch.get("units", 0), batch["count"], nats.detach().double())
+        self._seen = [before + more for before, more in zip(self._seen, passed, strict=True)]
 
     def read(self, with_label_loss: bool) -> dict[str, float]:
         """Asked by all processes at the same step. with_label_loss: whether what is trained on is more than that."""
-        own = torch.tensor([self._tokens, self._units, self._count, self._nats], dtype=torch.float64)
+        own = torch.tensor([float(value) for value in self._seen], dtype=torch.float64)
         tokens, units, count, nats = _summed_over_processes(own).tolist()
         seen = {"tokens_per_second": tokens / max(time.monotonic() - self._started, 1e-9)}
         if units:
@@ -381,43 +399,6 @@ def _watch(what: str) -> Any:
             self.bar.close()
 
     return Watch()
-
-
-def _keep_gradient_norm(engine: Any) -> None:
-    """Let an engine remember the norm that it clips by in float32 without ZeRO, as it does otherwise."""
-    from deepspeed.runtime.utils import clip_grad_norm_
-
-    def clip() -> None:
-        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
-
-    engine.clip_fp32_gradients = clip
-
-
-def _own_shares(engine: Any) -> Iterable[tuple[str, Tensor]]:
-    """The trained parameters, or with ZeRO 3 what this process holds of them."""
-    return ((name, getattr(p, "ds_tensor", p)) for name, p in engine.module.named_parameters() if p.requires_grad)
-
-
-def _full_weights(engine: Any, config: TrainingConfig) -> dict[str, Tensor]:
-    """The trained parameters in float32, whole, on the CPU of the first process: master copies where the model computes in bfloat16."""
-    trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
-    if config.zero:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        gathered = {name: safe_get_full_fp32_param(p) for name, p in trained.items()}
-    else:
-        optimizer = engine.optimizer
-        masters: dict[int, Tensor] = {}
-        for low, high in zip(getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=True):
-            masters |= {id(parameter): master for parameter, master in zip(low, high, strict=True)}
-        assert all(p.dtype == torch.float32 or id(p) in masters for p in trained.values()), "DeepSpeed kept no master copy"
-        gathered = {name: masters.get(id(p), p) for name, p in trained.items()}
-    assert all(tensor is not None and tensor.numel() == _size(trained[name]) for name, tensor in gathered.items()), "a share, not the whole"
-    return {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in gathered.items()}
-
-
-def _size(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _point(entry: dict[str, Any]) -> dict[str, float]:
@@ -457,6 +438,15 @@ def _summed_over_processes(own: Tensor) -> Tensor:
     total = own.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
     torch.distributed.all_reduce(total)
     return total
+
+
+def _of_first_process(value: float) -> float:
+    """What the first process found, so that all decide alike: sums on several GPUs may differ in their last bits."""
+    if not _is_one_of_several():
+        return value
+    own = torch.tensor(value, dtype=torch.float64, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    torch.distributed.broadcast(own, src=0)
+    return float(own)
 
 
 def _wait() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -24,6 +25,7 @@ def test_best_weights_that_were_damaged_are_named_and_made_again(
     told = arguments(tmp_path, words(), bert, "text", label="key", methods=[method])
     settings = RunSettings(3, "test", validate_steps=2)
     whole = trained(tmp_path, told, settings)
+    assert [point["step"] for point in whole.validation] == [2, 4, 6], "the last one too is asked once"
     file, best = tmp_path / "work" / "best" / "weights.safetensors", tmp_path / "work" / "best"
 
     def damage() -> None:
@@ -41,6 +43,31 @@ def test_best_weights_that_were_damaged_are_named_and_made_again(
     monkeypatch.setattr("biollm.training.run.newest_to_go_on_from", lambda work, _: work / "checkpoint-6")  # damaged behind that look
     with pytest.raises(DataError, match=rf"{best}, the weights of the best validation \(step {whole.step}\), were changed after"):
         trained(tmp_path, told, settings)
+
+
+def test_a_run_that_was_cut_behind_its_early_end_ends_there_again(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = {**FULL, "steps": 8, "log_steps": 1, "checkpoint_steps": 2, "batch_size": 4}
+    told = arguments(tmp_path, words(), bert, "text", label="key", methods=[method])
+    settings = RunSettings(3, "test", validate_steps=2, patience=1)
+    losses = iter([1.0, 2.0, 0.5, 0.4])  # of the first process, by which all decide
+    monkeypatch.setattr("biollm.training.trainer._of_first_process", lambda _: next(losses))
+    whole = trained(tmp_path, told, settings)
+    assert (whole.step, [point["step"] for point in whole.validation]) == (2, [2, 4])
+    shutil.rmtree(tmp_path / "work" / "trained")
+    assert (tmp_path / "work" / "checkpoint-4").is_dir()
+    again = trained(tmp_path, told, settings)
+    assert (again.step, again.history, again.validation) == (whole.step, whole.history, whole.validation)
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in whole.weights.items())
+
+
+def test_memory_that_runs_out_while_the_model_is_loaded_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("biollm.finetune.task.build", full)
+    told = arguments(tmp_path, words(), bert, "text", label="key", methods=[{**FULL, "steps": 2}])
+    with pytest.raises(DataError, match="test, while the model is loaded: out of memory; nothing is lost: take a smaller model"):
+        trained(tmp_path, told, RunSettings(3, "test"))
 
 
 def test_a_pass_in_which_nothing_is_known_changes_nothing(bert: Path, tmp_path: Path) -> None:

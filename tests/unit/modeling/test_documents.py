@@ -185,3 +185,22 @@ def test_flash_attention_on_a_gpu_gives_what_a_cpu_gives(name: str, rows: list[n
     with torch.no_grad():
         found = model(input_ids=torch.from_numpy(np.concatenate(rows))[None].cuda(), position_ids=positions).logits[0]
     torch.testing.assert_close(found.float().cpu(), wanted, rtol=5e-2, atol=5e-2)
+
+
+def test_on_a_gpu_heads_that_share_their_keys_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call alone: no test machine has a GPU."""
+    asked: dict[str, Any] = {}
+
+    def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **options: Any) -> torch.Tensor:
+        asked.update(options, key_heads=k.shape[1], value_heads=v.shape[1])
+        return q
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    monkeypatch.setattr(documents, "_has_flash", lambda _: True)
+    set_documents(Documents((3, 4)))
+    query, key = torch.zeros(1, 8, 7, 16), torch.zeros(1, 2, 7, 16)
+    attended, _ = documents.attend_within_documents(torch.nn.Identity(), query, key, key, None, is_causal=True)
+    assert attended.shape == (1, 7, 8, 16)
+    assert (asked["key_heads"], asked["value_heads"], asked["enable_gqa"], asked["window_size"]) == (2, 2, True, (-1, 0))
+    documents.attend_within_documents(torch.nn.Identity(), query, query, query, None, is_causal=False)
+    assert (asked["enable_gqa"], asked["window_size"]) == (False, (-1, -1))

@@ -170,3 +170,12 @@ def test_other_operators_are_adapted_beside_and_change_nothing_of_the_chosen_one
 def test_comparing_with_the_operator_that_is_chosen_anyway_is_refused(tiny_recipe: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"compare_operators is \['add'\], but the recipe fuses by 'add' anyway; name other operators"):
         Run.load(tiny_recipe(tmp_path, pretrain={"compare_operators": ["add"]}))
+
+
+@pytest.mark.parametrize("setting", [{"weight": 0.5}, {"site_dropout": 0.2}, {"channel_dropout": 0.0}, {"hidden_fraction": 0.3}])
+def test_what_a_model_does_with_tracks_is_refused_without_tracks(
+    tiny_recipe: Callable[..., Path], tmp_path: Path, setting: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError, match=rf"pretrain.tracks.{next(iter(setting))} needs a model with tracks; add 'fusion' to expand"):
+        Run.load(tiny_recipe(tmp_path, expand={"fusion": None}, pretrain={"tracks": setting}))
+    Run.load(tiny_recipe(tmp_path, expand={"fusion": None}, pretrain={"tracks": {"weight": 0.0}}))

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biollm.core.errors import DataError
 from biollm.core.files import write_json
 from biollm.training.checkpoints import (
     keep_newest,
@@ -24,6 +25,8 @@ from biollm.training.checkpoints import (
     save_tree,
     seal,
 )
+from biollm.training.config import TrainingConfig
+from biollm.training.convert import fit_to_processes
 
 _LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
@@ -88,6 +91,27 @@ def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     assert draw() != wanted
     restore_random_state(load_tree(tmp_path))
     assert draw() == wanted
+
+
+def test_a_process_keeps_the_generator_of_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of eight GPUs goes on with one."""
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    restore_random_state(random_state())
+    assert [state.tolist() for state in restored] == [[7]]
+
+
+def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    write_json(folder / "world.json", {"processes": 1, "zero": 0, "bf16": False})
+    run = {"steps": 4, "learning_rate": 1e-3}
+    assert fit_to_processes(folder, TrainingConfig(**run, precision="fp32")) == folder
+    told = r"checkpoint-2 was written in fp32, but with precision: bf16 this machine computes in bf16; go on where it began"
+    with pytest.raises(DataError, match=told):
+        fit_to_processes(folder, TrainingConfig(**run, precision="bf16"))
 
 
 def checkpoint(work: Path, step: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from biollm.core.errors import ConfigError
+from biollm.modeling.precision import has_bf16
+from biollm.training import launch
 from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import check_hardware, deepspeed_config, use_bf16
+from biollm.training.language import FutureHeads
 from biollm.training.launch import Host, read_hostfile
 from biollm.training.optimizer import make_optimizer, parameter_groups, rate_factor
+from biollm.training.run import with_hostfile
 
 
 def config(**values: Any) -> TrainingConfig:
@@ -75,6 +80,30 @@ def test_an_offloaded_optimiser_has_our_rates_and_our_decay(monkeypatch: pytest.
     assert len(facts[0]) > 2
 
 
+@pytest.fixture
+def old_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs that compute bfloat16 by float32, which torch calls supported unless it is asked for more."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+
+@pytest.mark.usefixtures("old_gpus")
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp32() -> None:
+    assert not use_bf16("auto")
+    assert not has_bf16()
+    with pytest.raises(ConfigError, match="precision is bf16, which Tesla T4 does not compute; set precision: fp32"):
+        check_hardware(config(precision="bf16"))
+
+
+@pytest.mark.usefixtures("old_gpus")
+def test_more_processes_than_gpus_are_refused() -> None:
+    check_hardware(config(processes=2))
+    with pytest.raises(ConfigError, match="processes is 4, but this machine has 2 GPUs, one for each process; set processes: 2, or more"):
+        check_hardware(config(processes=4))
+
+
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else object())
     check_hardware(config(trackers=["tensorboard"]))
@@ -112,6 +141,19 @@ def test_lower_layers_learn_slower_and_only_matrices_decay() -> None:
     assert of[id(model.head.bias)]["weight_decay"] == of[id(model.embeddings.weight)]["weight_decay"] == 0
 
 
+def test_adapters_learn_as_their_layer_and_what_looks_ahead_as_the_top() -> None:
+    class Adapted(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapters = nn.ModuleDict({f"{i}_ffn": nn.Linear(4, 4) for i in range(3)})
+            self.future = FutureHeads(2, 4)
+
+    model = Adapted()
+    rate = {id(p): group["lr"] / 1e-3 for group in parameter_groups(model, config(layer_decay=0.5)) for p in group["params"]}
+    assert [rate[id(model.adapters[f"{i}_ffn"].weight)] for i in range(3)] == [0.125, 0.25, 0.5]
+    assert [rate[id(p)] for p in model.future.parameters()] == [1, 1]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "warmup_stable_decay"])
 def test_the_rate_rises_first_and_never_leaves_its_bounds(schedule: str) -> None:
     settings = config(steps=100, warmup_fraction=0.1, schedule=schedule, min_rate_fraction=0.2)
@@ -134,6 +176,34 @@ def test_a_hostfile_gives_as_many_hosts_as_asked_for(tmp_path: Path) -> None:
     assert read_hostfile(path, config(nodes=2, processes=4, batch_size=8)) == [Host("node1", 4), Host("node2", 8)]
     assert not Host("node1", 4).is_here
     assert Host("localhost", 1).is_here
+
+
+def test_a_host_is_known_by_its_short_name_and_by_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"node01-ib": "127.0.0.1", "node02": "192.0.2.7"}  # the second is an address of nobody (RFC 5737)
+
+    def resolve(name: str, *_: Any, **__: Any) -> list[Any]:
+        if name not in asked:
+            raise socket.gaierror(name)
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", (asked[name], 0))]
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "node01.cluster")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "node01.cluster")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    launch._is_this_machine.cache_clear()
+    try:
+        found = [name for name in ("node01", "node01.cluster", "node01-ib", "node02", "node03") if Host(name, 1).is_here]
+    finally:
+        launch._is_this_machine.cache_clear()
+    assert found == ["node01", "node01.cluster", "node01-ib"]
+
+
+def test_a_hostfile_is_named_from_the_folder_of_the_recipe(tmp_path: Path) -> None:
+    hostfile(tmp_path, "node1 slots=1\nnode2 slots=1\n")
+    two = config(nodes=2, hostfile="hosts")
+    assert with_hostfile(two, tmp_path).hostfile == str(tmp_path / "hosts")
+    assert with_hostfile(config(), tmp_path).hostfile is None
+    with pytest.raises(ConfigError, match="there is no such file"):
+        with_hostfile(two, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(

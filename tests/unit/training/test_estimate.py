@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from biollm import doctor
 from biollm.core.errors import ConfigError
 from biollm.doctor import examine
 from biollm.modeling.loading import load_config
 from biollm.stages import Run
 from biollm.training.config import TrainingConfig
-from biollm.training.estimate import Shape, memory_bytes, operations
+from biollm.training.estimate import Shape, memory_bytes, memory_knobs, operations
 
 MEDIUM = Shape(parameters=10**8, table=3 * 10**7, layers=12, width=768, vocabulary=40_000)
 
@@ -37,6 +38,40 @@ def test_activations_and_logits_come_on_top() -> None:
     assert memory_bytes(MEDIUM, config(), 1000, 0, bf16=True) - base == 1000 * 768 * 12 * 34
     assert memory_bytes(MEDIUM, config(), 1000, 0.5, bf16=True) - memory_bytes(MEDIUM, config(), 1000, 0, bf16=True) == 500 * 40_000 * 12
     assert memory_bytes(MEDIUM, config(gradient_checkpointing=True), 1000, 0, True) < memory_bytes(MEDIUM, config(), 1000, 0, True)
+
+
+def test_memory_is_saved_by_what_the_run_can_still_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    knobs = memory_knobs(config())
+    assert "raise gradient_accumulation (now 1) to divide the batch of 8" in knobs
+    assert "zero" not in knobs, "processes of one machine share its memory"
+    assert "offload" not in knobs
+    assert "pretrain.row_tokens" in knobs
+    assert "gradient_accumulation" not in memory_knobs(config(processes=2, gradient_accumulation=4)), "one record at a time already"
+    assert "set zero: 2 or 3 with more processes" in memory_knobs(config(nodes=2))
+    monkeypatch.setattr("biollm.training.estimate.has_cuda", lambda: True)
+    assert "set offload: optimizer with zero: 1" in memory_knobs(config())
+    assert "set zero: 3 with more" in memory_knobs(config(zero=2, offload="optimizer"))
+
+
+def test_doctor_compares_with_the_memory_of_a_gpu_where_there_is_one() -> None:
+    def found(gpu_gib: float | None, **values: Any) -> dict[str, Any]:
+        return {line.what: line for line in doctor._memory(MEDIUM, [(30.0 * 2**30, config(**values))], gpu_gib)}
+
+    assert [found(gpu_gib)["GPU memory"].ok for gpu_gib in (24.0, 80.0)] == [False, True]
+    assert "about 30.0 GiB for each process, 24.0 GiB on the smallest GPU; if it does not fit: raise" in found(24.0)["GPU memory"].says
+    assert set(found(None)) == set(found(24.0, zero=1, offload="optimizer")) == {"memory"}
+    assert found(None)["memory"].says.startswith("about 32.4 GiB")
+    assert found(80.0)["memory"].says.startswith("about 2.8 GiB"), "the weights pass through"
+
+
+def test_doctor_reads_the_hostfile(tmp_path: Path, tiny_recipe: Callable[..., Path]) -> None:
+    run = Run.load(tiny_recipe(tmp_path, pretrain={"nodes": 2, "hostfile": "hosts"}))
+    (finding,) = [line for line in doctor._inputs(run) if "hosts" in line.what]
+    assert finding.ok is False
+    assert "there is no such file" in finding.says
+    (tmp_path / "hosts").write_text("a slots=1\nb slots=1\n")
+    (finding,) = [line for line in doctor._inputs(run) if "hosts" in line.what]
+    assert (finding.ok, finding.says) == (True, "a, b")
 
 
 def test_a_masked_token_in_seven_costs_a_seventh_of_the_head() -> None:

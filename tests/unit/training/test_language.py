@@ -175,6 +175,32 @@ def test_the_frequency_baseline_predicts_by_counts_of_train_alone(tiny_results: 
     assert score.nats_per_token == pytest.approx(-(np.log(4 / total) + np.log(1 / total)) / 2)
 
 
+@pytest.mark.parametrize(("architecture", "name"), [("encoder-decoder", "auto"), ("encoder-decoder", "prefix"), ("encoder", "auto")])
+def test_the_frequency_baseline_knows_sentinels_ends_and_unknown_tokens(make: Callable[..., Made], architecture: str, name: str) -> None:
+    module, examples = make(architecture, name)
+    if architecture == "encoder":
+        unknown = module.objective.encoder.tokenizer.token_to_id("[UNK]")
+        examples = [replace(e, ids=np.where(e.special, e.ids, unknown)) if i % 3 == 0 else e for i, e in enumerate(examples)]
+    score = score_token_frequencies(module.objective, examples[:6], examples[6:], 0)
+    assert score.nats_per_token < np.log(len(examples[0].pool)) + 1, "no worse than guessing"
+
+
+def test_dropout_differs_between_processes(make: Callable[..., Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, examples = make("decoder")
+    task = Task(module, RowPlan(module.objective, examples, 4, 0, 64), lambda rows: module.collate([q for row in rows for q in row]))
+    config = TrainingConfig(steps=1, batch_size=4, learning_rate=1.0, precision="fp32", trackers=[])
+    join_process_group()
+    draws = []
+    for rank in ("0", "1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        try:
+            trainer.make_trainer(task, config, RunSettings(0, "test"), tmp_path, tmp_path, None)
+        finally:
+            trainer.forget_deepspeed()
+        draws.append(float(torch.rand(1)))
+    assert draws[0] == draws[2] != draws[1]
+
+
 def test_a_short_training_learns_and_repeats(make: Callable[..., Made]) -> None:
     losses = []
     for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biollm.training.packing import MixedOrder, PackedOrder, pack
+from biollm.training.packing import MixedOrder, PackedOrder, fuller_row_tokens, pack
 
 lengths_and_room = st.integers(1, 200).flatmap(lambda room: st.tuples(st.lists(st.integers(1, room), max_size=80), st.just(room)))
 
@@ -86,3 +86,21 @@ def test_general_text_is_mixed_in_by_its_share_and_goes_on_over_epochs() -> None
     assert len(set(replayed)) == 30, "a document comes again only in the next epoch of the general text"
     positions = [position for position, row in enumerate(rows[:100]) if row[0]]
     assert max(positions) - min(positions) > 20, "not all in one place"
+
+
+@pytest.mark.parametrize(("rows", "ratio"), [(1, 0.1), (2, 0.3), (4, 0.1), (7, 0.9), (90, 0.1)])
+def test_a_share_of_few_rows_is_kept_over_epochs(rows: int, ratio: float) -> None:
+    mixed = MixedOrder(PackedOrder(np.full(rows, 10), 10, 0), PackedOrder(np.full(25, 10), 10, 1), ratio, 0)
+    seen = [mixed.row(position) for position in range(round(20 * mixed.rows_per_epoch))]
+    assert sum(is_general for is_general, _, _ in seen) == pytest.approx(ratio * len(seen), abs=1)
+    of_domain = [(epoch, int(d[0])) for is_general, epoch, d in seen if not is_general]
+    assert sorted(of_domain) == [(epoch, i) for epoch in range(20) for i in range(rows)], "every epoch holds every document once"
+    replayed = [(epoch, int(d[0])) for is_general, epoch, d in seen if is_general]
+    assert len(set(replayed)) == len(replayed)
+
+
+def test_rows_that_equal_lengths_leave_room_in_have_a_fuller_size() -> None:
+    assert PackedOrder(np.full(1000, 258), 1024, 0).fill == pytest.approx(0.756, abs=0.01)
+    assert fuller_row_tokens(np.full(1000, 258), 1024) == 1032
+    assert fuller_row_tokens(np.full(1000, 1024), 1024) == 1024
+    assert fuller_row_tokens(np.asarray([700, 600, 650, 620]), 1024) is None, "none near is full"

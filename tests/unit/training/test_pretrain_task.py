@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, DataError
 from biollm.modeling.encoding import Encoder
+from biollm.pretrain import task
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
 from biollm.training.objectives import IGNORED
@@ -56,6 +60,32 @@ def test_what_is_held_out_is_scored_by_its_own_tokens_with_and_without_an_end(
     config = Config(row_tokens=CONTEXT)
     one, other = (read(corpus, model, config).held_out["domain"] for model in (ended, model_folder("decoder")))
     assert [example.ids.tolist() for example in one] == [example.ids.tolist() for example in other]
+
+
+def test_held_out_records_are_chosen_from_the_first_to_the_last() -> None:
+    for height, number in ((3999, 2000), (2001, 2000), (6000, 2000), (20, 2000)):
+        chosen = task._evenly(pl.DataFrame({"i": range(height)}), number)["i"].to_numpy()
+        assert len(chosen) == min(height, number)
+        assert chosen[0] == 0
+        assert np.diff(chosen).max() - np.diff(chosen).min() <= 1
+        assert height - chosen[-1] <= height / len(chosen) + 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_record_that_no_token_stands_for_is_named(model_folder: Callable[[str], Path], tmp_path: Path, split: str) -> None:
+    records = {"id": ["r0", "r1", "r2"], "sequence": ["a text", "another", "\u200b "], "split": ["train", "validation", split]}
+    pl.DataFrame(records).write_parquet(tmp_path / "records.parquet")
+    with pytest.raises(DataError, match="record r2 holds nothing that the tokenizer makes a token of"):
+        read(tmp_path, model_folder("encoder"), Config(row_tokens=CONTEXT))
+
+
+def test_rows_of_one_length_say_what_would_fill_them(corpus: Path, model_folder: Callable[[str], Path]) -> None:
+    config = Config(row_tokens=CONTEXT)
+    materials = read(corpus, model_folder("encoder"), config)
+    cut = [replace(e, ids=e.ids[:25]) for e in materials.domain if len(e.ids) >= 25]
+    module = make_module(model_folder("encoder"), materials.encoder, config)
+    assert make_plan(module, replace(materials, domain=cut * 20), config, 1, 5).fuller_row_tokens() == 75
+    assert make_plan(module, materials, config, 1, 5).fuller_row_tokens() is None, "they are full"
 
 
 def test_auto_hides_spans_of_three_tokens_from_an_encoder_decoder(model_folder: Callable[[str], Path]) -> None:

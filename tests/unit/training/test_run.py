@@ -37,11 +37,60 @@ def assert_equal(one: Trained, other: Trained) -> None:
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
 
 
-@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder-decoder"])
-def test_accumulated_passes_change_nothing(pretrain: Pretrain, tmp_path: Path, architecture: str) -> None:
-    whole = pretrain(architecture, tmp_path / "1")
-    parts = pretrain(architecture, tmp_path / "4", gradient_accumulation=4)
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+OBJECTIVES = {
+    "masked": ("encoder", {}),
+    "diffusion": ("encoder", {}),
+    "causal": ("decoder", {"future_tokens": 1}),
+    "prefix": ("decoder", {}),
+    "span_corruption": ("encoder-decoder", {}),
+}
+# Tasks one after the other in one process group: a launch for each would take ten seconds each.
+FIT_ALL = """
+import sys
+from pathlib import Path
+from biollm.core.files import read_json
+from biollm.training.trainer import fit
+
+for task in sys.argv[1:]:
+    fit(read_json(Path(task)))
+"""
+
+
+@pytest.fixture(scope="module")
+def by_two_processes(arguments: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """The losses of each objective, a batch shared by two processes."""
+    from biollm.core.files import read_json, write_json
+    from biollm.training.config import TrainingConfig
+
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "fit_all.py").write_text(FIT_ALL)
+    for objective, (architecture, more) in OBJECTIVES.items():
+        work = folder / objective
+        work.mkdir()
+        given = arguments(architecture, objective=objective, processes=2, log_steps=1, checkpoint_steps=2, **more)
+        config = {name: value for name, value in given["config"].items() if name in TrainingConfig.model_fields}
+        run = {"recipe": {"build": "biollm.pretrain.task:build", "arguments": given}, "config": config, "checkpoint": None}
+        write_json(folder / f"{objective}.json", run | {"settings": {"seed": 5, "what": "test"}, "work": str(work), "logs": str(work)})
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    tasks = [str(folder / f"{objective}.json") for objective in OBJECTIVES]
+    clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
+    done = subprocess.run([*launcher, str(folder / "fit_all.py"), *tasks], env=clean, capture_output=True, text=True, check=False)
+    ended = {name: folder / name / "trained" / "trained.json" for name in OBJECTIVES}
+    assert all(path.is_file() for path in ended.values()), done.stderr
+    return {name: [point["loss_nats"] for point in read_json(path)["history"]] for name, path in ended.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_loss_is_the_same_however_a_batch_is_shared_out(
+    pretrain: Pretrain, by_two_processes: dict[str, list[float]], tmp_path: Path, objective: str
+) -> None:
+    architecture, more = OBJECTIVES[objective]
+    whole = losses(pretrain(architecture, tmp_path / "1", objective=objective, **more))
+    parts = losses(pretrain(architecture, tmp_path / "4", objective=objective, gradient_accumulation=4, **more))
+    assert len(whole) == 4
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert by_two_processes[objective] == pytest.approx(whole, rel=1e-5)
 
 
 def cut(work: Path, step: int) -> None:
