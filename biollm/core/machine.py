@@ -8,6 +8,8 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,6 +25,14 @@ def granted_cores() -> int:
     """Cores to compute on: those that a user or a workflow engine granted in OMP_NUM_THREADS, or all that are usable."""
     granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list is for nested teams
     return int(granted or usable_cores())
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """What a Linux kernel says that the processor can do, such as avx512_bf16; nothing on other systems."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
 
 
 def thread_limits(threads: int) -> dict[str, str]:

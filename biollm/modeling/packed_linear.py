@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biollm.core.compiled import compiled
+from biollm.core.machine import processor_flags
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _ZERO_POINT_LEVELS = 255
-_WEIGHT_LEVELS = 127
+# x86 without instructions for it adds two products in 16 bits, where weights of 8 bits overflow.
+_WEIGHT_LEVELS = 63 if "avx2" in processor_flags() and processor_flags().isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"}) else 127
 # Share of an input column's range that is moved into the weights.
 _SMOOTHING = 0.5
 # Rows for which the weights' layout is chosen; others are computed too.

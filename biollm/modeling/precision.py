@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, ResourceError
+from biollm.core.machine import processor_flags
 from biollm.core.seeding import generator
 from biollm.modeling.encoding import IntArray
 from biollm.modeling.packed_linear import Int8Linear, PackedLinear
@@ -48,10 +48,8 @@ class Fidelity:
 def has_bf16() -> bool:
     """Whether the hardware at hand, the GPU if there is one, computes in bfloat16 natively."""
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text() if cpu.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # older GPUs compute it by fp32, slower
+    return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def set_precision(
@@ -114,6 +112,7 @@ def _to_int8(body: nn.Module, layers: dict[str, nn.Linear], sample: Sequence[Int
     """Layers of like names (of all blocks) into integers, those that cost least first, while the fidelity holds."""
     with _column_ranges(layers) as ranges:
         _mean_vectors(body, sample)
+    layers = {name: layer for name, layer in layers.items() if name in ranges}  # no token reaches a pooler of another objective
     rest = torch.bfloat16 if has_bf16() else torch.float32
     _exchange(body, layers, lambda linear: PackedLinear(linear, rest))
     groups: dict[str, list[str]] = {}
@@ -150,7 +149,7 @@ def _to_int8(body: nn.Module, layers: dict[str, nn.Linear], sample: Sequence[Int
 
 @contextmanager
 def _column_ranges(layers: dict[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
-    """Within it, the largest absolute value of each input column of each layer is noted."""
+    """Within it, the largest absolute value of each input column of each layer that tokens reach is noted."""
     ranges: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -166,8 +165,6 @@ def _column_ranges(layers: dict[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-        for name, layer in layers.items():  # one that no token reaches, such as a pooler of another objective
-            ranges.setdefault(name, torch.ones(layer.in_features))
 
 
 def _exchange(body: nn.Module, layers: dict[str, nn.Linear], make: Callable[[nn.Linear], nn.Module]) -> None:
