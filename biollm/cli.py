@@ -117,7 +117,7 @@ def impute(
     folds: Annotated[int, typer.Option("--folds", min=2, help="passes; each hides one share of the values")] = 5,
     min_coverage: Annotated[int, typer.Option("--min-coverage", min=0, help="score values with at least so many observations")] = 4,
 ) -> None:
-    """Fill in hidden values of the tracks by the adapted model, and score it against baselines."""
+    """Fill in missing values of the tracks by the adapted model; score its predictions of hidden ones against baselines."""
     from biollm.impute import FILE, Settings, render
     from biollm.impute import impute as fill_in
 
@@ -125,6 +125,9 @@ def impute(
     _, scores = fill_in(loaded, Settings(split, folds, min_coverage))
     print(render(scores))
     print(f"predictions: {loaded.results / 'impute' / FILE}")
+
+
+EmbeddedModality = Annotated[str | None, typer.Option("--modality", help="what sequences are, for models that read several kinds")]
 
 
 @app.command("embed-file")
@@ -138,7 +141,8 @@ def embed_file(
     window: Annotated[int | None, typer.Option("--window", help="tokens of a window; default: what the model reads")] = None,
     stride: Annotated[int | None, typer.Option("--stride", help="tokens between windows; default: 3/4 of a window")] = None,
     strands: Annotated[str, typer.Option("--strands", help="forward, or both for DNA and RNA")] = "forward",
-    input: Annotated[str, typer.Option("--input", help="auto, sequence or text")] = "auto",
+    input: Annotated[str, typer.Option("--input", help="auto (FASTA: sequences), sequence or text")] = "auto",
+    modality: EmbeddedModality = None,
     tracks: Annotated[str, typer.Option("--tracks", help="auto, or off to withhold them")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, int8 or auto")] = "fp32",
     column: Annotated[str, typer.Option("--column", help="of a table: where the strings are")] = "sequence",
@@ -151,7 +155,7 @@ def embed_file(
     from biollm.embed.settings import Settings
 
     chosen = {"pooling": pooling or ["mean"], "layer": layer or [-1], "layer_pooling": layer_pooling, "window": window, "stride": stride}
-    settings = Settings.of(**chosen, strands=strands, input=input, tracks=tracks, precision=precision)
+    settings = Settings.of(**chosen, strands=strands, input=input, modality=modality, tracks=tracks, precision=precision)
     made = embed(FileJob(model, source, out, settings, column, id_column, rows_per_part))
     say(f"embed-file: {made.records} records, {made.dimension} numbers each, {made.parts} parts -> {out}")
 
@@ -164,12 +168,14 @@ def attention(
     layer: Annotated[int | None, typer.Option("--layer", help="one layer, from 0 or from behind; default: all")] = None,
     head: Annotated[int | None, typer.Option("--head", help="one head; default: all")] = None,
     input: Annotated[str, typer.Option("--input", help="auto, sequence or text")] = "auto",
+    modality: EmbeddedModality = None,
     tracks: Annotated[str, typer.Option("--tracks", help="off withholds the tracks of a fused model")] = "auto",
 ) -> None:
     """Which token of a sequence looks at which: a heat map and its numbers."""
     from biollm.embed.embedder import Embedder
 
-    found = Embedder(model, input=input, tracks=tracks).attention(sequence, layer, head)  # type: ignore[arg-type]  # it checks them
+    embedder = Embedder(model, input=input, modality=modality, tracks=tracks)  # type: ignore[arg-type]  # it checks them
+    found = embedder.attention(sequence, layer, head)
     for path in found.save(out):
         print(path)
 
@@ -290,8 +296,26 @@ def _with_flags(command: Callable[..., None], stage: Stage) -> Callable[..., Non
     return switched
 
 
+def _recipe_alone(command: Callable[..., None]) -> Callable[..., None]:
+    """`embed` that knows what `biollm embed MODEL FILE` was meant to be."""
+
+    def checked(
+        recipe: Recipe, more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, set: Set = None, out: Out = None
+    ) -> None:
+        if more:
+            raise ConfigError(
+                f"embed: found {more[0]} behind {recipe}, expected a recipe alone; to embed a file by a model folder: "
+                f"biollm embed-file {recipe} {more[0]} --out DIR"
+            )
+        command(recipe, set, out)
+
+    checked.__doc__ = command.__doc__
+    return checked
+
+
 for _stage in STAGES:
-    app.command(_stage.name)(_stage_command(_stage))
+    _command = _stage_command(_stage)
+    app.command(_stage.name)(_recipe_alone(_command) if _stage.name == "embed" else _command)
 
 
 def main() -> None:

@@ -45,7 +45,8 @@ _WIDEST = 1100
 class Scan:
     """effects: (P, A) the score of each substitution minus that of the sequence; 0 where the letter is the sequence's own.
 
-    score: of the sequence itself, in `unit`: the log-odds of `target` (classes), or the head's own value (quantities, ranks).
+    score: of the sequence itself, in `unit`: the log-odds of `target` (classes), or the head's own value (quantities, ranks). Isotonic
+    calibration is a step function, on which a single letter does nothing almost everywhere: such a head is asked before it.
     positions: (P,) from 0; letters: the A letters that were put in.
     """
 
@@ -103,11 +104,7 @@ def scan(
     Raises ConfigError for text and SMILES, whose letters cannot be put in one by one, and for an unknown target; DataError for positions
     outside of the sequence.
     """
-    letters = LETTERS.get(predictor.modality)
-    if letters is None:
-        raise ConfigError(
-            f"mutagenesis needs an alphabet of residues, but the head reads {predictor.modality}; it is for {', '.join(LETTERS)}"
-        )
+    letters = _letters(predictor)
     whole = ALPHABETS[predictor.modality].read(sequence.strip())
     end = len(whole) if end is None else end
     if not 0 <= start < end <= len(whole):
@@ -118,16 +115,15 @@ def scan(
         raise ConfigError(f"step is {step} and batch_size {batch_size}; expected 1 or more")
     positions = np.arange(start, end, step)
     one = Records([name], [whole], Records.of([whole], [name]).table if table is None else table, None if tracks is None else [tracks])
-    reference = predictor.output(one)
-    column = _column(predictor.head.card, reference, target)
-    score = float(_score(predictor.head.card, reference, column)[0])
+    column = _column(predictor.head.card, predictor.output(one), target)
+    score = float(_scores(predictor, one, column)[0])
     planned = [(p, a) for p in range(len(positions)) for a in range(len(letters)) if whole[positions[p]] != letters[a]]
     effects = np.zeros((len(positions), len(letters)))
     for begin in progress(range(0, len(planned), batch_size), f"mutagenesis of {name}", unit="batch"):
         batch = planned[begin : begin + batch_size]
         names = [f"{name}, {letters[a]} at {positions[p] + 1}" for p, a in batch]
         mutants = _copies(one, [_put(whole, int(positions[p]), letters[a]) for p, a in batch], names)
-        found = _score(predictor.head.card, predictor.output(mutants), column) - score
+        found = _scores(predictor, mutants, column) - score
         rows, columns = np.array(batch).T
         effects[rows, columns] = found
     return Scan(name, whole, positions, letters, score, effects, _unit(predictor.head.card, column))
@@ -152,15 +148,15 @@ def scan_file(predictor: Predictor, job: ScanJob) -> list[Scan]:
     Raises DataError for more records than a page can show, or ids that are not there, and what `scan` and `predict_file` raise.
     """
     chosen = list(_chosen(predictor, job))
+    if (cells := sum(_cells(predictor, each, job) for each in chosen)) > _MOST_CELLS:
+        raise DataError(
+            f"{cells:,} substitutions are too many for a page ({_MOST_CELLS:,}); narrow them with --start, --end, --step or --id"
+        )
     options = {"start": job.start, "end": job.end, "step": job.step, "target": job.target, "batch_size": job.batch_size}
     found = [
         scan(predictor, r.sequences[0], name=r.ids[0], table=r.table, tracks=r.tracks[0] if r.tracks else None, **options)  # type: ignore[arg-type]
         for r in chosen
     ]
-    if (cells := sum(each.effects.size for each in found)) > _MOST_CELLS:
-        raise DataError(
-            f"{cells:,} substitutions are too many for a page ({_MOST_CELLS:,}); narrow them with --start, --end, --step or --id"
-        )
     save(found, job.source.out)
     return found
 
@@ -201,6 +197,22 @@ def _chosen(predictor: Predictor, job: ScanJob) -> Iterator[Records]:
         raise DataError(f"{job.source.source}: holds no record; give a file with records")
 
 
+def _letters(predictor: Predictor) -> str:
+    """What is put in. Raises ConfigError for sequences without an alphabet of residues."""
+    if (letters := LETTERS.get(predictor.modality)) is None:
+        raise ConfigError(
+            f"mutagenesis needs an alphabet of residues, but the head reads {predictor.modality}; it is for {', '.join(LETTERS)}"
+        )
+    return letters
+
+
+def _cells(predictor: Predictor, one: Records, job: ScanJob) -> int:
+    """Positions by letters of a record's map, before anything is scored."""
+    length = len(one.sequences[0].strip())
+    end = length if job.end is None else min(job.end, length)
+    return len(range(job.start, end, max(job.step, 1))) * len(_letters(predictor))
+
+
 def _put(sequence: str, position: int, letter: str) -> str:
     return sequence[:position] + letter + sequence[position + 1 :]
 
@@ -220,6 +232,22 @@ def _column(card: HeadCard, reference: FloatArray, target: str | None) -> int | 
     return card.classes.index(target) if target is not None else int(reference[0].argmax())
 
 
+def _scores(predictor: Predictor, records: Records, column: int | None) -> FloatArray:
+    """(n,) what effects are differences of."""
+    features, head = predictor.features(records), predictor.head
+    if not _has_steps(head.card):
+        return _score(head.card, head.output(features), column)
+    assert head.card.calibration is not None
+    output = head.uncalibrated(features)
+    if head.card.calibration.of_probabilities:
+        return _score(head.card, output, column)
+    return (output if column == 1 else -output) if output.ndim == 1 else output[:, column or 0]
+
+
+def _has_steps(card: HeadCard) -> bool:
+    return card.calibration is not None and card.calibration.method == "isotonic"
+
+
 def _score(card: HeadCard, output: FloatArray, column: int | None) -> FloatArray:
     """(n,) the log-odds of a class, or the value itself."""
     if column is None:
@@ -233,4 +261,8 @@ def _score(card: HeadCard, output: FloatArray, column: int | None) -> FloatArray
 def _unit(card: HeadCard, column: int | None) -> str:
     if column is None:
         return f"value of {card.labels[0]}"
-    return f"log-odds of {card.classes[column]}" if card.task == "multilabel" else f"log-odds of {card.labels[0]} = {card.classes[column]}"
+    asked = card.classes[column] if card.task == "multilabel" else f"{card.labels[0]} = {card.classes[column]}"
+    if not _has_steps(card):
+        return f"log-odds of {asked}"
+    assert card.calibration is not None
+    return f"{'log-odds' if card.calibration.of_probabilities else 'distance from the border'} of {asked}, before calibration"

@@ -22,10 +22,13 @@ from biollm.core.progress import progress, say
 from biollm.core.streams import DAMAGE, suffix_of
 from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.embed.inputs import COLUMN, ID_COLUMN, read_batches
+from biollm.ingest.records.config import RecordOptions
+from biollm.ingest.records.source import Source
+from biollm.ingest.records.tables import SEPARATORS, find_separator
 from biollm.predictor import Predictor, Records
 
 ROWS = 2048  # as the stage embed reads them
-_CSV, _PARQUET = {".csv": ",", ".tsv": "\t", ".tab": "\t"}, (".parquet", ".pq")
+_CSV, _PARQUET = (".csv", ".tsv", ".tab"), (".parquet", ".pq")
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,15 @@ def _frames(path: Path, suffix: str, predictor: Predictor, job: PredictJob) -> I
     try:
         for part in parts:
             if suffix in _CSV:
-                convert, parse = pyarrow.csv.ConvertOptions(column_types=named | kinds), pyarrow.csv.ParseOptions(delimiter=_CSV[suffix])
-                with pyarrow.csv.open_csv(part, convert_options=convert, parse_options=parse) as reader:
+                separator = SEPARATORS[find_separator(Source(part, str(part)), RecordOptions())]
+                parse = pyarrow.csv.ParseOptions(delimiter=separator)
+                with pyarrow.csv.open_csv(part, parse_options=parse) as reader:
                     kept = _kept(part, reader.schema.names, [*named, *columns], optional)
+                # pyarrow guesses the type of a column from its beginning, so those that nobody reads must not be converted
+                convert = pyarrow.csv.ConvertOptions(include_columns=kept, column_types=named | kinds)
+                with pyarrow.csv.open_csv(part, convert_options=convert, parse_options=parse) as reader:
                     for block in reader:
-                        yield from pl.DataFrame(block.select(kept)).iter_slices(job.rows)
+                        yield from pl.DataFrame(block).iter_slices(job.rows)
             else:
                 with pq.ParquetFile(part) as file:
                     coverages = [COVERAGE + name for name in predictor.channels]

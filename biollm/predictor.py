@@ -13,9 +13,10 @@ import polars as pl
 
 from biollm.classify.config import CLASS_TASKS
 from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, PositionalBlock, TrackBlock
+from biollm.classify.measures import called_positive
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.rows import BASE, FUSED, MODEL_STAGES, PRETRAIN, SHUFFLED
-from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head
+from biollm.classify.saved import CARD, HeadCard, SavedHead, load_head, results_folder
 from biollm.core.alphabets import Modality
 from biollm.core.artifacts import MANIFEST, open_artifact
 from biollm.core.errors import ArtifactError, ConfigError, DataError, listed
@@ -28,7 +29,7 @@ from biollm.embed.embedder import Embedder, open_model
 from biollm.embed.inputs import ID_COLUMN
 from biollm.embed.reading import GivenTracks
 from biollm.ingest.records.clean import cleaner_of
-from biollm.ingest.records.config import SmilesOptions
+from biollm.ingest.records.config import RecordOptions, SmilesOptions
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import OTHER_OPERATORS
 from biollm.modeling.vocabulary import DomainVocabulary
@@ -52,11 +53,12 @@ class Records:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A head with what makes its features. modality: what its sequences are written in."""
+    """A head with what makes its features. modality: what its sequences are written in; smiles: how its molecules were."""
 
     head: SavedHead
     modality: Modality
     embedders: dict[str, Embedder]
+    smiles: SmilesOptions
 
     @classmethod
     def open(cls, head: str | Path, model: str | Path | None = None, modality: Modality | None = None) -> Predictor:
@@ -65,7 +67,8 @@ class Predictor:
         model: the model that it reads; default: the one beside the head, results/<recipe>/<stage>, or the base that the recipe named.
         modality: of the sequences; default: what the results or the model say.
         Raises ArtifactError if there is no head, or if the model is not the one that the head was fitted on, naming both digests;
-        ConfigError where model or modality cannot be known and was not given, or the modality is not what these say.
+        ConfigError where model or modality cannot be known and was not given, the modality is not what these say, or a head of molecules
+        does not say how they were written.
         """
         folder = find_head(Path(head))
         card = load_head(folder).card
@@ -74,15 +77,19 @@ class Predictor:
         digests = {_digest_of(place) for place in models.values()}
         saved = load_head(folder, digests.pop() if digests else None)
         folders = {name: normal_folder(_model_of(name, place))[0] for name, place in models.items()}
-        told = _find_modality(folder, card, list(folders.values()))
+        read = list(dict.fromkeys(name for place in folders.values() for name in _modalities(place)))
+        told = _find_modality(folder, card, read)
         if modality is not None and told is not None and modality != told:
             raise ConfigError(f"{folder}: reads {told}, but modality is {modality}; leave it out, or choose another head")
         known = modality or told
         if known is None:
+            several = f" (it reads {listed(read)})" if read else ""
             raise ConfigError(
-                f"{folder}: neither the head nor its model says what its sequences are; say it with --modality (dna, protein, text, …)"
+                f"{folder}: neither the head nor its model says what its sequences are{several}; say it with --modality "
+                f"({', '.join(read) if read else 'dna, protein, text, …'})"
             )
-        return cls(saved, known, {block.set: _embedder(folders[block.set], block) for block in blocks})
+        smiles = _smiles_options(folder, card) if known == "smiles" else SmilesOptions()
+        return cls(saved, known, {block.set: _embedder(folders[block.set], block, known) for block in blocks}, smiles)
 
     @cached_property
     def channels(self) -> list[str]:
@@ -104,6 +111,8 @@ class Predictor:
     def features(self, records: Records) -> FloatArray:
         """(n, columns) what the head reads of some records. Raises DataError naming a record that cannot be read."""
         sequences = self._clean(records)
+        if (covariates := self.head.card.covariates) is not None:
+            covariates.check(records.table, records.ids, RecordOptions().missing)
         self._check_lengths(sequences, records)
         vectors: dict[str, FloatArray] = {}
         for name, embedder in self.embedders.items():
@@ -151,7 +160,7 @@ class Predictor:
                     )
 
     def _clean(self, records: Records) -> list[str]:
-        clean = cleaner_of(self.modality, SmilesOptions())
+        clean = cleaner_of(self.modality, self.smiles)
         found = []
         for name, raw in zip(records.ids, records.sequences, strict=True):
             cleaned = clean(raw)
@@ -169,12 +178,12 @@ def as_table(card: HeadCard, ids: Sequence[str], output: FloatArray, answers: Bo
         for i, name in enumerate(card.classes):
             columns |= {
                 f"probability_{name}": pl.Series(output[:, i]),
-                f"predicted_{name}": pl.Series((output[:, i] >= 0.5).astype(np.int8)),
+                f"predicted_{name}": pl.Series(called_positive(output[:, i]).astype(np.int8)),
             }
         return pl.DataFrame(columns)
     columns["score"] = pl.Series(output if output.ndim == 1 else output.max(axis=1), dtype=pl.Float64)
     if card.task in ("binary", "multiclass"):
-        called = (output > 0.5).astype(np.int64) if output.ndim == 1 else output.argmax(axis=1)
+        called = called_positive(output).astype(np.int64) if output.ndim == 1 else output.argmax(axis=1)
         columns["predicted"] = pl.Series([card.classes[i] for i in called.tolist()], dtype=pl.String)
         if output.ndim == 2:
             columns |= {f"probability_{name}": pl.Series(output[:, i]) for i, name in enumerate(card.classes)}
@@ -218,7 +227,9 @@ def _find_model(head: Path, block: EmbeddingBlock, given: str | Path | None) -> 
     if given is not None:
         return Path(given) if Path(given).is_file() else model_folder(given)
     remedy = f"name the model that it was fitted on ({block.title}) with --model"
-    results = head.absolute().parents[2]
+    results = results_folder(head)
+    if results is None:
+        raise ArtifactError(f"{head}: lies outside of results, so its model is not beside it; {remedy}")
     if block.set != BASE:
         stage = PRETRAIN if block.set.startswith(FUSED) else next((name for name in MODEL_STAGES if block.set.startswith(name)), block.set)
         if not (results / stage / MANIFEST).is_file():
@@ -248,21 +259,33 @@ def _digest_of(model: Path) -> str:
     return open_artifact(model).digest if (model / MANIFEST).is_file() else digest_folder(model)
 
 
-def _find_modality(head: Path, card: HeadCard, models: list[Path]) -> Modality | None:
-    """What the results, the head or its models say that sequences are; None if none does."""
-    manifest = head.absolute().parents[2] / "ingest" / MANIFEST
-    if manifest.is_file():
+def _find_modality(head: Path, card: HeadCard, read: list[Modality]) -> Modality | None:
+    """What the results, the head or its models say that sequences are; None if none does. read: what the models read."""
+    results = results_folder(head)
+    if results is not None and (manifest := results / "ingest" / MANIFEST).is_file():
         return cast(Modality, read_json(manifest)["facts"].get("modality", "dna"))
     if of_kmers := [block.modality for block in card.features if isinstance(block, KmerBlock)]:
         return of_kmers[0]
-    for folder in models:
-        vocabulary = DomainVocabulary.load(folder)
-        if vocabulary is not None and (domain := vocabulary.sequence_domain()) is not None:
-            return domain.modality
-    return None
+    return read[0] if len(read) == 1 else None
 
 
-def _embedder(folder: Path, block: EmbeddingBlock) -> Embedder:
+def _modalities(model: Path) -> list[Modality]:
+    vocabulary = DomainVocabulary.load(model)
+    return vocabulary.sequence_modalities if vocabulary else []
+
+
+def _smiles_options(head: Path, card: HeadCard) -> SmilesOptions:
+    """How the molecules were written that a head was fitted on."""
+    if card.canonical_smiles is None:
+        raise ConfigError(
+            f"{head}: {CARD} does not say whether molecules were written as RDKit writes them, because the sources of its corpus differ in "
+            "read.smiles.canonical or an earlier version wrote it; make them agree, and run the stage classify again"
+        )
+    return SmilesOptions(canonical=card.canonical_smiles)
+
+
+def _embedder(folder: Path, block: EmbeddingBlock, modality: Modality) -> Embedder:
     """As the stage embed opened it."""
     made = EmbedConfig.model_validate(block.settings["recipe"])
-    return open_model(folder, made, is_base=block.set == BASE, with_tracks=not block.set.endswith("_without_tracks"))
+    with_tracks = not block.set.endswith("_without_tracks")
+    return open_model(folder, made, modality=modality, is_base=block.set == BASE, with_tracks=with_tracks)

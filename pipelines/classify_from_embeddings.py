@@ -15,7 +15,7 @@ from biollm.classify.data import load_embeddings
 from biollm.core.errors import BiollmError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--embeddings", required=True, type=Path, help="Parquet with the columns id, embedding")
+parser.add_argument("--embeddings", required=True, type=Path, help="Parquet with the columns id, embedding, or a folder of embed-file")
 parser.add_argument("--records", required=True, help="Parquet with the columns id, split and the label")
 parser.add_argument("--label", required=True, help="column of 0 and 1 in the records, for example label_coding")
 parser.add_argument("--same-model-as", metavar="HEAD", help="stop if this saved head (…/classify/heads/<row>) reads another model")

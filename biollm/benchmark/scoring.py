@@ -122,13 +122,12 @@ def _fold(dataset: Dataset) -> Fold:
 def _open_embedder(model: BenchmarkModel, modality: Modality) -> tuple[Embedder, list[str]]:
     """The model as it reads sequences of a modality: by its own vocabulary of them, or else as text. With what is worth knowing of that."""
     vocabulary = DomainVocabulary.load(model.folder)
-    domain = vocabulary.sequence_domain() if vocabulary else None
-    if domain is None or domain.modality != modality:
+    if vocabulary is None or vocabulary.sequence_domain(modality) is None:
         return Embedder(model.folder, input="text", tracks="off"), [] if modality == "text" else [f"reads {modality} as text"]
-    embedder = Embedder(model.folder, input="sequence")
+    embedder = Embedder(model.folder, input="sequence", modality=modality)
     if embedder.fusion is None or not embedder.fusion.needs_measured:
         return embedder, []
-    return Embedder(model.folder, input="sequence", tracks="off"), ["measured tracks withheld"]
+    return Embedder(model.folder, input="sequence", modality=modality, tracks="off"), ["measured tracks withheld"]
 
 
 def _shown(name: str) -> str:

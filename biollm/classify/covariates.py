@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -26,6 +28,16 @@ class CategoryColumn(Section):
 
     name: str
     categories: list[str]
+
+    def read(self, series: pl.Series) -> list[str | None]:
+        """Values as the train rows spelt them: without white space at the ends, true and false in the letter case that these had.
+
+        A table of text says True where a column of booleans says true.
+        """
+        known = set(self.categories)
+        truths = {category.lower(): category for category in self.categories if category.lower() in ("true", "false")}
+        found = [value if value is None or value in known else value.strip() for value in series.cast(pl.String).to_list()]
+        return [value if value is None or value in known else truths.get(value.lower(), value) for value in found]
 
 
 class CovariateEncoder(Section):
@@ -54,9 +66,23 @@ class CovariateEncoder(Section):
                 known = np.isfinite(values)
                 parts.append(np.column_stack([np.where(known, (values - column.mean) / column.scale, 0.0), ~known]))
             else:
-                spelled = series.cast(pl.String).fill_null("").to_numpy().astype(object)
+                spelled = np.array(column.read(series), dtype=object)
                 parts.append(spelled[:, None] == np.array(column.categories, dtype=object))
         return np.hstack(parts).astype(np.float64)
+
+    def check(self, table: pl.DataFrame, ids: Sequence[str], missing: Sequence[str]) -> None:
+        """Raises DataError naming the records whose category no train row had. missing: what stands for no category."""
+        for column in self.columns:
+            if isinstance(column, NumberColumn):
+                continue
+            values = column.read(table[column.name])
+            known = {None, *missing, *column.categories}
+            if odd := [i for i, value in enumerate(values) if value not in known]:
+                raise DataError(
+                    f"covariate '{column.name}' is {values[odd[0]]!r} in record {ids[odd[0]]}, which no train row was; {len(odd)} records "
+                    f"have such a category: {listed([ids[i] for i in odd], 5)}; expected one of {listed(column.categories)}: mend the "
+                    "spelling, or leave the field empty, which the head reads as none of these"
+                )
 
 
 def fit_covariates(table: pl.DataFrame, names: list[str]) -> CovariateEncoder:

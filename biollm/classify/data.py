@@ -16,7 +16,9 @@ import pyarrow as pa
 from biollm.classify.config import CLASS_TASKS, Config
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.targets import Targets, read_targets, resolve_task, without_choice
+from biollm.core.artifacts import MANIFEST
 from biollm.core.errors import DataError, listed
+from biollm.core.files import read_json
 from biollm.corpus.columns import COVERAGE, LABEL, SPLITS, TRACK
 from biollm.corpus.records import column_names
 
@@ -158,8 +160,9 @@ def _split_without_choice(targets: Targets) -> str:
 def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset(), dimensions: int | None = None) -> FloatArray:
     """The embedding of each id, (ids, dimensions), in their order. Those of unlabelled records are left out.
 
-    dimensions: what the stage that wrote the file says it has. Raises DataError if the file is not whole, is of another width, its
-    other ids are not these ids, each once, or a value is not finite.
+    path: a file of the stage embed, or a folder of `biollm embed-file`. dimensions: what the stage that wrote the file says it has.
+    Raises DataError if the file or folder is not whole, is of another width, its other ids are not these ids, each once, or a value is
+    not finite.
     """
     table = _read_vectors(path)
     if unlabelled:
@@ -182,8 +185,13 @@ def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = fro
 
 def _read_vectors(path: Path) -> pl.DataFrame:
     remedy = "run the stage embed again"
+    source = path
+    if path.is_dir():
+        remedy, source = "run the same `biollm embed-file` again", path / "part-*.parquet"
+        if not (path / MANIFEST).is_file() or not read_json(path / MANIFEST).get("complete"):
+            raise DataError(f"{path}: not a whole folder of embeddings ({MANIFEST} does not say so); {remedy}, or name a .parquet file")
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(source)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected embeddings; {remedy}") from None
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:

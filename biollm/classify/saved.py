@@ -14,8 +14,9 @@ from biollm.classify.covariates import CovariateEncoder
 from biollm.classify.features import Block, CovariateBlock, EmbeddingBlock, Inputs, compute_block
 from biollm.classify.fitting import FittedHead
 from biollm.classify.heads import HEADS
+from biollm.classify.measures import called_positive
 from biollm.classify.metrics import BoolArray, FloatArray
-from biollm.classify.rows import MODEL_STAGES, no_nan
+from biollm.classify.rows import FUSED, MODEL_STAGES, PRETRAIN, no_nan
 from biollm.core.artifacts import MANIFEST, open_artifact
 from biollm.core.errors import ArtifactError, DataError
 from biollm.core.files import read_json, read_sidecar, write_json
@@ -27,7 +28,7 @@ SCHEMA_VERSION = 1
 
 
 class HeadCard(Section):
-    """head.json."""
+    """head.json. canonical_smiles: see the function of that name."""
 
     schema_version: int = SCHEMA_VERSION
     row: str
@@ -49,6 +50,7 @@ class HeadCard(Section):
     fitted_on: str
     measures: dict[str, Any]
     seed: int
+    canonical_smiles: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class SavedHead:
 
         Raises DataError if the table is of another width or holds NaN or infinity.
         """
+        return self.head.output(self._checked(features))
+
+    def uncalibrated(self, features: FloatArray) -> FloatArray:
+        """What the model itself says, in the shape of `output`: probabilities, or distances from the border (svm, ridge)."""
+        return self.head.model.output(self._checked(features))
+
+    def _checked(self, features: FloatArray) -> FloatArray:
         table = np.asarray(features, dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != self.card.columns:
             raise DataError(
@@ -79,7 +88,7 @@ class SavedHead:
             )
         if broken := np.flatnonzero(~np.isfinite(table).all(axis=1)).tolist():
             raise DataError(f"features hold NaN or infinity in {len(broken)} rows, the first is row {broken[0]}; expected finite numbers")
-        return self.head.output(table)
+        return table
 
     def predict_proba(self, features: FloatArray) -> FloatArray:
         """(n, classes) probabilities in the order of `classes`; of labels each on its own. Raises DataError for quantities."""
@@ -90,12 +99,13 @@ class SavedHead:
 
     def predict(self, features: FloatArray) -> np.ndarray[Any, Any]:
         """(n,) names of classes, (n, labels) 0 and 1, or (n,) quantities."""
+        output = self.output(features)
         if self.card.task in ("regression", "ranking"):
-            return self.output(features)
-        table = self.predict_proba(features)
+            return output
+        called = called_positive(output).astype(np.int64)
         if self.card.task == "multilabel":
-            return np.asarray(table >= 0.5, dtype=np.int64)
-        return np.asarray(np.array(self.card.classes, dtype=np.str_)[table.argmax(axis=1)])
+            return called
+        return np.asarray(np.array(self.card.classes, dtype=np.str_)[called if output.ndim == 1 else output.argmax(axis=1)])
 
     def answers(self, features: FloatArray) -> BoolArray:
         """(n,) where the head is sure enough to answer; all of them if the recipe set no `abstain`."""
@@ -117,6 +127,21 @@ def stack_blocks(blocks: list[Block], covariates: CovariateEncoder | None, input
         else:
             parts.append(compute_block(block, inputs))
     return np.hstack(parts)
+
+
+def canonical_smiles(ingest: dict[str, Any]) -> bool | None:
+    """Whether molecules were written as RDKit writes them, so that new ones are. ingest: the settings of the corpus, as its manifest has
+    them. None if its sources differ in that, and where sequences are no molecules."""
+    if ingest.get("modality") != "smiles":
+        return None
+    said = {source["read"]["smiles"]["canonical"] for source in ingest["sources"]}
+    return bool(said.pop()) if len(said) == 1 else None
+
+
+def results_folder(head: Path) -> Path | None:
+    """results/<recipe> of the head …/classify/heads/<row>; None if a head lies too near to the root to have one."""
+    parents = head.absolute().parents
+    return parents[2] if len(parents) > 2 else None
 
 
 def save_head(folder: Path, head: FittedHead, card: dict[str, Any]) -> None:
@@ -169,11 +194,13 @@ def _is_model(head: Path, block: EmbeddingBlock, digest: str) -> bool:
     looked at for that."""
     if block.model_digest == digest:
         return True
-    beside = [head.absolute().parents[2] / stage for stage in MODEL_STAGES if block.set.startswith(stage)]
-    return any(
-        (place / MANIFEST).is_file() and digest_folder(place) == digest and open_artifact(place).digest == block.model_digest
-        for place in beside
-    )
+    results = results_folder(head)
+    stage = PRETRAIN if block.set.startswith(FUSED) else next((name for name in MODEL_STAGES if block.set.startswith(name)), None)
+    if results is None or stage is None or not (results / stage / MANIFEST).is_file():
+        return False
+    # of another operator, in operators/<name> of the stage
+    models = (results / stage).glob(f"*/{block.set.removeprefix(FUSED)}") if block.set.startswith(FUSED) else [results / stage]
+    return any(digest_folder(model) == digest for model in models) and open_artifact(results / stage).digest == block.model_digest
 
 
 def load_head(folder: str | Path, model_digest: str | None = None, embeddings: str | Path | None = None) -> SavedHead:

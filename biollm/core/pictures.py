@@ -23,6 +23,7 @@ SUBSTITUTIONS = {
     "unit": pl.String,
 }
 LETTER_PIXELS = 14
+_TOOLTIPS = {"looks": "from", "seen": "to"}  # of an attention map: the token and its number, by the column of the number
 
 
 def substitution_map(table: pl.DataFrame) -> alt.LayerChart:
@@ -61,15 +62,17 @@ def attention_map(labels: list[str], layers: list[int], heads: list[int], weight
     layer = alt.param(name="layer", value=layers[-1], bind=alt.binding_select(options=layers, name="Layer "))
     names = ["mean" if head == -1 else str(head) for head in choices]
     head = alt.param(name="head", value=choices[0], bind=alt.binding_select(options=choices, labels=names, name="Head "))
-    tokens = alt.Axis(labelExpr=f"({json.dumps(labels)})[datum.value]", labelOverlap=True, labelFontSize=10)
+    tokens = json.dumps(labels)
+    axis = alt.Axis(labelExpr=f"({tokens})[datum.value]", labelOverlap=True, labelFontSize=10)
     cells = alt.Chart(alt.NamedData(name="weights"), datasets={"weights": values}).mark_rect()  # inline, Altair would check each cell
     return (
         cells.encode(
-            x=alt.X("to:O", title="looked at", axis=tokens),
-            y=alt.Y("from:O", title="token that looks", axis=tokens),
+            x=alt.X("to:O", title="looked at", axis=axis),
+            y=alt.Y("from:O", title="token that looks", axis=axis),
             color=alt.Color("weight:Q", title="attention", scale=alt.Scale(scheme="viridis", domainMin=0)),
-            tooltip=[alt.Tooltip(name, type="quantitative") for name in ("from", "to", "weight")],
+            tooltip=[alt.Tooltip("looks:N", title="from"), alt.Tooltip("seen:N", title="to"), alt.Tooltip("weight:Q")],
         )
         .add_params(layer, head)
         .transform_filter("datum.layer == layer && datum.head == head")
+        .transform_calculate(**{name: f"({tokens})[datum['{end}']] + ' (' + datum['{end}'] + ')'" for name, end in _TOOLTIPS.items()})
     )

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.alphabets import Modality
+from biollm.core.errors import ConfigError, DataError, listed
+from biollm.core.progress import say
 from biollm.core.resources import model_folder
+from biollm.corpus.columns import COVERAGE
 from biollm.embed.attention import AttentionMap, attention_map
 from biollm.embed.config import Config
 from biollm.embed.engine import Engine
@@ -23,6 +26,8 @@ from biollm.modeling.channels import FusionSpec
 from biollm.modeling.encoding import IntArray
 from biollm.modeling.pooling import FloatArray
 from biollm.modeling.precision import Fidelity
+from biollm.modeling.tracks import RecordTracks
+from biollm.modeling.vocabulary import DomainVocabulary
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Embedder:
         strands: Strands = "forward",
         centre_base: int | None = None,
         input: InputKind = "auto",
+        modality: Modality | None = None,
         tracks: TracksMode = "auto",
         precision: Precision = "fp32",
         int8_min_cosine: float = 0.9999,
@@ -82,9 +88,11 @@ class Embedder:
         window, stride: tokens, without special ones, of a window of a long sequence, and how far apart windows begin; by default what
             the model can read, and three quarters of it.
         strands: both: the mean of the embeddings of a sequence and its reverse complement (DNA and RNA), with its tracks turned.
-        input: auto: a string that is one run of at least `min_run` (12) residue letters, in either case (soft-masked too), is a
-            sequence; any other is read as the stock tokenizer.json reads it; sequence: every string is a sequence, however short;
-            text: none is.
+        input: auto: a record of a FASTA file is a sequence, and so is a string that is one run of at least `min_run` (12) residue
+            letters, in either case (soft-masked too); any other is read as the stock tokenizer.json reads it; sequence: every string is
+            a sequence, however short; text: none is. IUPAC codes of sequences are read as N, U of DNA as T, T of RNA as U. Without
+            input='sequence' a string of IUPAC letters is a sequence if more than three quarters of it are single bases or N.
+        modality: what the sequences are. Needed where a model reads those of several domains.
         tracks: off withholds the tracks of a fused model.
         precision: fp32; bf16 where the hardware has it; int8 on a CPU: as many layers as keep a cosine of int8_min_cosine to fp32 on a
             sample; auto: bf16 where the hardware has it, else fp32. `fidelity` says what it costs.
@@ -102,6 +110,7 @@ class Embedder:
             strands=strands,
             centre_base=centre_base,
             input=input,
+            modality=modality,
             tracks=tracks,
             precision=precision,
             int8_min_cosine=int8_min_cosine,
@@ -110,6 +119,7 @@ class Embedder:
         self._engine = Engine(model_folder(folder), self.settings)
         _check_fits(self._engine, self.settings, str(folder))
         self._vectors = Vectors(self._engine, self.settings)
+        self._told_coverage = False
 
     @property
     def dimension(self) -> int:
@@ -155,16 +165,18 @@ class Embedder:
         tracks: for each record a mapping from channel to its values, one for each base, NaN = missing (or a Track with coverages), or
         None for a record without tracks; names: what records are called in errors; batch_size: records in a forward pass (default: by
         tokens_per_batch); show_progress: a bar on stderr if it takes longer than two seconds.
-        Raises DataError naming the record: an empty string, foreign letters with input='sequence', tracks that do not fit, a vector that
-        is not finite; ConfigError for a batch_size below 1.
+        Raises DataError naming the record: an empty string, foreign letters of what is read as a sequence, tracks that do not fit, a
+        vector that is not finite; ConfigError for a batch_size below 1.
         """
+        kind = self.settings.input
         if is_series(source):
             source = source.to_list()
         if not is_list(source):
             channels = self.fusion.channel_names if self.fusion and self.settings.tracks == "auto" else []
             found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
             source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
-        return self.embed_counted(source, tracks, names=names, batch_size=batch_size, show_progress=show_progress).vectors
+            kind = "sequence" if found.is_fasta and kind == "auto" else kind
+        return self._embed(source, tracks, names, batch_size, show_progress, kind).vectors
 
     def embed_counted(
         self,
@@ -176,13 +188,24 @@ class Embedder:
         show_progress: bool = True,
     ) -> Embedded:
         """As `embed` of a list, with the number of tokens of each record."""
+        return self._embed(texts, tracks, names, batch_size, show_progress, self.settings.input)
+
+    def _embed(
+        self,
+        texts: Sequence[str],
+        tracks: Sequence[GivenTracks] | None,
+        names: Sequence[str] | None,
+        batch_size: int | None,
+        show_progress: bool,
+        kind: InputKind,
+    ) -> Embedded:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None: by tokens_per_batch")
-        records = self._read(texts, tracks, names, spans="centre" in self.settings.poolings)
+        records = self._read(texts, tracks, names, kind, spans="centre" in self.settings.poolings)
         centres = self._centres(records)
         vectors = self._vectors.pooled(records, centres, batch_size, show_progress)
         if self.settings.strands == "both":
-            from_end = [len(text) - 1 - base for text, base in zip(texts, centres, strict=True)]
+            from_end = [len(text) - 1 - base for text, base in zip(records.texts, centres, strict=True)]
             other = self._vectors.pooled(self._other_strand(records), from_end, batch_size, show_progress)
             vectors = (vectors + other) / np.float32(2)
         return Embedded(vectors, np.asarray([len(found.ids) for found in records.tokens], dtype=np.int64))
@@ -190,13 +213,14 @@ class Embedder:
     def per_token(
         self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None = None, *, names: Sequence[str] | None = None
     ) -> list[TokenVectors]:
-        """The vector of every token of each record; tokens that several windows see are averaged. `pooling` plays no part.
+        """The vector of every token of each record; tokens that several windows see are averaged. `pooling` plays no part. Spans are those
+        of the record as it is read: of a protein without the stop at its end.
 
         Raises as `embed` does, and ConfigError for strands='both', whose tokens differ.
         """
         if self.settings.strands == "both":
             raise ConfigError("per_token: the tokens of the two strands differ; use strands='forward', or per_base")
-        records = self._read(texts, tracks, names, spans=True)
+        records = self._read(texts, tracks, names, self.settings.input, spans=True)
         vectors = self._vectors.of_tokens(records)
         return [TokenVectors(of_record, found.spans) for of_record, found in zip(vectors, records.tokens, strict=True)]
 
@@ -207,7 +231,7 @@ class Embedder:
 
         strands='both' averages both strands at every base. Raises as `embed` does, and DataError for a letter without a token.
         """
-        records = self._read(texts, tracks, names, spans=True)
+        records = self._read(texts, tracks, names, self.settings.input, spans=True)
         forward = self._of_bases(records)
         if self.settings.strands == "forward":
             return forward
@@ -228,21 +252,38 @@ class Embedder:
         The model's own attention is used again afterwards. Raises DataError for a sequence longer than a window, which has no one map;
         ConfigError for a layer or head that does not exist, and for a model that does not tell its weights.
         """
-        records = self._read([sequence], [tracks] if tracks is not None else None, [name], spans=True)
+        records = self._read([sequence], [tracks] if tracks is not None else None, [name], self.settings.input, spans=True)
         return attention_map(self._vectors, records, layer, head)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """How many tokens, without special ones, the texts have together."""
-        return sum(len(found.ids) for found in self._vectors.read(texts, check_list(texts, None), None, spans=False).tokens)
+        records = self._vectors.read(texts, check_list(texts, None), None, self.settings.input, spans=False)
+        return sum(len(found.ids) for found in records.tokens)
 
-    def _read(self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None, names: Sequence[str] | None, *, spans: bool) -> Records:
+    def _read(
+        self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None, names: Sequence[str] | None, kind: InputKind, *, spans: bool
+    ) -> Records:
         labels = check_list(texts, names)
         checked = check_tracks(self._engine.spec, self.settings.tracks, tracks, labels)
-        return self._vectors.read(texts, labels, checked, spans=spans)
+        self._tell_coverage(checked)
+        return self._vectors.read(texts, labels, checked, kind, spans=spans)
+
+    def _tell_coverage(self, tracks: Sequence[RecordTracks | None] | None) -> None:
+        """Say once if tracks come without the coverage that the model was trained with."""
+        if self.fusion is None or self._told_coverage:
+            return
+        counted = [channel.name for channel in self.fusion.channels if channel.mean_coverage != 1]
+        given = [of_record for of_record in tracks or [] if of_record]
+        if bare := [name for name in counted if any(name in each and each[name].coverage is None for each in given)]:
+            self._told_coverage = True
+            say(
+                f"embed: the tracks {listed(bare)} come without coverage, which this model was trained with, so it is told none; "
+                f"give Track(level, coverage) (in a table: columns {COVERAGE}<channel>)"
+            )
 
     def _other_strand(self, records: Records) -> Records:
         turned_texts = other_strand(self._engine.encoder, records.texts, records.names, records.tokens)
-        return self._vectors.read(turned_texts, records.names, turned(records.tracks), spans=False)
+        return self._vectors.read(turned_texts, records.names, turned(records.tracks), "sequence", spans=False)
 
     def _centres(self, records: Records) -> list[int]:
         base = self.settings.centre_base
@@ -266,18 +307,22 @@ class Embedder:
         return out
 
 
-def open_model(folder: Path, config: Config, *, is_base: bool, with_tracks: bool) -> Embedder:
-    """A model as the recipe's section says, for the stage and for whoever scores new records with its heads.
+def open_model(folder: Path, config: Config, *, modality: Modality, is_base: bool, with_tracks: bool) -> Embedder:
+    """A model as the recipe's section says, for the stage and for whoever scores new records with its heads. modality: of the corpus.
 
-    The base has no domain vocabulary: it reads a sequence as the text that it is to it, and text has one direction.
+    As in its training, a sequence is read by the model's own domain of that modality, and where it has none as the text that it is to it.
+    The base has no domain vocabulary, and text has one direction.
     """
+    vocabulary = DomainVocabulary.load(folder)
+    reads = not is_base and vocabulary is not None and vocabulary.sequence_domain(modality) is not None
     return Embedder(
         folder,
         pooling=config.pooling,
         layer=config.layer,
         layer_pooling=config.layer_pooling,
         strands="forward" if is_base else config.strands,
-        input="text" if is_base else "sequence",
+        input="sequence" if reads else "text",
+        modality=modality,
         tracks="auto" if with_tracks else "off",
         precision=config.precision,
         tokens_per_batch=config.tokens_per_batch,
@@ -286,8 +331,11 @@ def open_model(folder: Path, config: Config, *, is_base: bool, with_tracks: bool
 
 def _check_fits(engine: Engine, settings: Settings, folder: str) -> None:
     """Raises ConfigError if the model cannot do what the settings ask for."""
-    if settings.input == "sequence" and engine.encoder.vocabulary is None:
+    vocabulary = engine.encoder.vocabulary
+    if settings.input == "sequence" and vocabulary is None:
         raise ConfigError(f"{folder}: has no domain vocabulary, so nothing tells sequences from text; use input='text', or a merged model")
+    if settings.input != "text":
+        _check_modality(vocabulary.sequence_modalities if vocabulary else [], settings, folder)
     if settings.strands == "both":
         check_strands(engine.encoder)
     if "cls" not in settings.poolings:
@@ -296,3 +344,18 @@ def _check_fits(engine: Engine, settings: Settings, folder: str) -> None:
         raise ConfigError(f"{folder}: pooling 'cls' needs a special token before the text, but this tokenizer puts none; use 'mean'")
     if engine.is_causal:
         raise ConfigError(f"{folder}: in a causal model the first token sees nothing; use pooling 'last', 'weighted' or 'mean'")
+
+
+def _check_modality(read: list[Modality], settings: Settings, folder: str) -> None:
+    """Raises ConfigError if it is open which sequences are meant, or if the model does not read them. read: what its domains read."""
+    wanted = settings.modality
+    if wanted is None and len(read) > 1:
+        raise ConfigError(
+            f"{folder}: reads sequences of several domains ({', '.join(read)}), and nothing says which are meant; say it with modality="
+            f"'{read[0]}' (command line: --modality {read[0]}), or use input='text'"
+        )
+    if wanted not in (None, "text", *read):
+        raise ConfigError(
+            f"{folder}: modality is {wanted}, but this model reads {f'sequences of {listed(read)}' if read else 'text only'}; "
+            "leave it out, use input='text', or choose another model"
+        )

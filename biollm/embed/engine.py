@@ -33,7 +33,7 @@ class Engine:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         """Raises ConfigError if the folder is not a loadable model, or has no such layer."""
-        self.encoder = Encoder(folder)
+        self.encoder = Encoder(folder, settings.modality)
         loaded = load_model(folder)
         if virtual_tokens(loaded.stock):
             raise ConfigError(f"{folder}: an adapter of prompt tokens, which are no model to embed with; give a LoRA, DoRA or IA3 adapter")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ from biollm.core.files import files_below, read_sidecar, sha256_file, sha256_jso
 from biollm.core.progress import progress, say
 from biollm.core.resources import digest_folder, model_folder
 from biollm.embed.embedder import Embedder
-from biollm.embed.inputs import Batch, read_batches
+from biollm.embed.inputs import Batch, is_fasta, read_batches
 from biollm.embed.output import EmbeddingWriter
 from biollm.embed.settings import Settings
+from biollm.modeling.vocabulary import DomainVocabulary
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -48,7 +49,7 @@ class Made(BaseModel):
 
 @dataclass(frozen=True)
 class FileJob:
-    """A file (or a folder of Parquet parts) to embed, and where to. settings: an Embedder's, by name."""
+    """A file (or a folder of Parquet parts) to embed, and where to. settings: an Embedder's; to 'auto', FASTA is sequences."""
 
     model: str
     source: Path
@@ -78,6 +79,7 @@ def embed_file(job: FileJob) -> Made:
 
 
 def _embed(job: FileJob) -> Made:
+    job = replace(job, settings=_settings(job))
     made_from = _made_from(job)
     before = _begun(job.out, made_from)
     if before is not None and before.complete:
@@ -106,6 +108,14 @@ def _embed(job: FileJob) -> Made:
 
 def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
+
+
+def _settings(job: FileJob) -> Settings:
+    """The settings, with FASTA as sequences where the model knows any: then their parts hold what `Embedder.embed` of the file gives."""
+    vocabulary = DomainVocabulary.load(model_folder(job.model))
+    if job.settings.input != "auto" or vocabulary is None or not vocabulary.sequence_modalities or not is_fasta(job.source):
+        return job.settings
+    return job.settings.model_copy(update={"input": "sequence"})
 
 
 def _made_from(job: FileJob) -> dict[str, Any]:
@@ -140,16 +150,18 @@ def _begun(out: Path, made_from: dict[str, Any]) -> Made | None:
     for name, wanted in made_from.items():
         if (found := begun.made_from.get(name)) != wanted:
             if isinstance(found, dict) and isinstance(wanted, dict):
-                what = _first_change(found, wanted)
+                if not (changes := _changes(found, wanted)):
+                    continue
+                what = changes[0]
             else:
                 what = f"{name} was {_short(found)}, is {_short(wanted)}"
             raise ArtifactError(f"{out}: was begun from something else: {what}; put that back to go on, or choose a new folder")
     return begun
 
 
-def _first_change(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-    return f"{name} was {found.get(name)}, is {wanted.get(name)}"
+def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Settings that differ; one that is not set is one that an earlier version did not have."""
+    return [f"{n} was {found.get(n)}, is {wanted.get(n)}" for n in {**wanted, **found} if found.get(n) != wanted.get(n)]
 
 
 def _short(value: Any) -> str:

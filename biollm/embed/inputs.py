@@ -32,11 +32,12 @@ _BROKEN = (*DAMAGE, dnaio.exceptions.FileFormatError, dnaio.exceptions.UnknownFi
 
 @dataclass(frozen=True)
 class Batch:
-    """Some records. tracks: None where the source has none of the channels that were asked for."""
+    """Some records. tracks: None where the source has none of the channels that were asked for; is_fasta: from FASTA, so sequences."""
 
     ids: list[str]
     texts: list[str]
     tracks: list[GivenTracks] | None
+    is_fasta: bool = False
 
 
 def is_list(source: Any) -> bool:
@@ -69,7 +70,13 @@ def gather(source: Any, *, column: str = COLUMN, id_column: str | None = None, c
     """All records of a source that is a file or a table. Raises as `read_batches` does."""
     found = list(read_batches(source, _ALL, column=column, id_column=id_column, channels=channels))
     tracks = [of_record for batch in found for of_record in batch.tracks or []] if any(batch.tracks for batch in found) else None
-    return Batch([name for b in found for name in b.ids], [text for b in found for text in b.texts], tracks)
+    texts = [text for b in found for text in b.texts]
+    return Batch([name for b in found for name in b.ids], texts, tracks, any(b.is_fasta for b in found))
+
+
+def is_fasta(path: Path) -> bool:
+    """Whether a file or folder is read as FASTA, which is sequences, and not as Parquet, which may hold text."""
+    return not path.is_dir() and suffix_of(path) not in _PARQUET
 
 
 def _read_file(path: Path, rows: int, column: str, id_column: str | None, channels: Sequence[str], skip: int) -> Iterator[Batch]:
@@ -77,12 +84,12 @@ def _read_file(path: Path, rows: int, column: str, id_column: str | None, channe
         raise ResourceError(f"{path}: no such file; give a FASTA or Parquet file")
     parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     try:
-        if path.is_dir() or suffix_of(path) in _PARQUET:
+        if not is_fasta(path):
             yield from _read_parquet(path, parts, rows, column, id_column, channels, skip)
         else:
             records = islice(read_fasta(path), skip, None)
             while batch := list(islice(records, rows)):
-                yield Batch([name for name, _ in batch], [sequence for _, sequence in batch], None)
+                yield Batch([name for name, _ in batch], [sequence for _, sequence in batch], None, is_fasta=True)
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: neither a whole FASTA nor a whole Parquet file: {reason}; fetch or export it again") from None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from biollm.core.alphabets import DOUBLE_STRANDED, reverse_complement, reverse_complement_rna
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED, Modality, reverse_complement, reverse_complement_rna
 from biollm.core.errors import ConfigError, DataError
 from biollm.corpus.columns import TRACK
 from biollm.embed.settings import InputKind, TracksMode
@@ -37,8 +37,11 @@ def check_list(texts: Any, names: Sequence[str] | None) -> list[str]:
     return labels
 
 
-def read_tokens(encoder: Encoder, kind: InputKind, texts: Sequence[str], names: Sequence[str], *, spans: bool) -> list[Tokens]:
-    """Tokens of records. spans: whether where tokens of text stand is wanted, which takes time; else they are (0, 0).
+def read_tokens(
+    encoder: Encoder, kind: InputKind, texts: Sequence[str], names: Sequence[str], *, spans: bool
+) -> tuple[list[str], list[Tokens]]:
+    """Records as they are read, sequences cleaned (see `clean_sequence`), and their tokens. spans: whether where tokens of text stand is
+    wanted, which takes time; else they are (0, 0).
 
     With kind 'auto' a record that is one run of residues, in either case, is a sequence, and any other is text.
     Raises DataError naming a record with a foreign letter, or without a token.
@@ -47,12 +50,33 @@ def read_tokens(encoder: Encoder, kind: InputKind, texts: Sequence[str], names: 
     is_fast = [encoder.domain is not None and (kind == "sequence" or (kind == "auto" and encoder.is_sequence(text))) for text in texts]
     sequences = [i for i, fast in enumerate(is_fast) if fast]
     others = [i for i, fast in enumerate(is_fast) if not fast]
-    found = _read_sequences(encoder, [texts[i] for i in sequences], [names[i] for i in sequences])
+    read = list(texts)
+    for i in sequences:
+        assert encoder.domain is not None
+        read[i] = clean_sequence(texts[i], encoder.domain.modality, names[i])
+    found = _read_sequences(encoder, [read[i] for i in sequences], [names[i] for i in sequences])
     found += _read_texts(encoder, [texts[i] for i in others], spans)
     found = [found[place] for place in np.argsort(sequences + others)]
     if empty := [name for name, tokens in zip(names, found, strict=True) if not len(tokens.ids)]:
         raise DataError(f"text {empty[0]} has no token for this tokenizer; remove it")
-    return found
+    return read, found
+
+
+def clean_sequence(raw: str, modality: Modality, name: str) -> str:
+    """A sequence in the letters of its modality, as ingest writes it: case folded up where it means nothing, T and U as the modality has
+    them, N for IUPAC codes of several bases, without the stop (*) that a translated gene ends in.
+
+    Raises DataError naming the record, the letter and its position (from 1) for a letter that the modality does not have.
+    """
+    alphabet = ALPHABETS[modality]
+    sequence = raw.removesuffix("*") if modality == "protein" else raw
+    if (place := alphabet.foreign(sequence)) is None:
+        return alphabet.read(sequence)
+    remedy = "take the gaps out" if raw[place] in "-." else "mend or remove the record, or read it as text with input='text'"
+    raise DataError(
+        f"sequence {name} holds {raw[place]!r} at position {place + 1}; {modality} sequences hold {alphabet.accepted}"
+        f"{' in either case' if alphabet.folds_case else ''}; {remedy}"
+    )
 
 
 def _read_sequences(encoder: Encoder, sequences: Sequence[str], names: Sequence[str]) -> list[Tokens]:
@@ -82,7 +106,10 @@ def _with_offsets(encoder: Encoder, text: str) -> Tokens:
     if plain.is_sequence:
         return plain
     offsets = encoder.tokenizer.encode(text, add_special_tokens=False).offsets
-    return Tokens(plain.ids, plain.residues, np.asarray(offsets, dtype=np.int64).reshape(-1, 2))
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    # The tokenizer counts a unit's mark to the letter before it; the end is right.
+    starts = np.where(encoded.residues > 0, spans[:, 1] - encoded.residues, spans[:, 0])
+    return Tokens(plain.ids, plain.residues, np.stack([starts, spans[:, 1]], axis=1))
 
 
 def check_tracks(

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
 from biollm.core.recipe import EXECUTION, Section
 
@@ -28,6 +29,7 @@ class Settings(Section):
     strands: Strands = Field(default="forward", description="both: mean of a sequence and its reverse complement (DNA, RNA)")
     centre_base: int | None = Field(default=None, description="pooling centre: this base, from 0; default: the middle one")
     input: InputKind = Field(default="auto", description="whether strings are sequences or text")
+    modality: Modality | None = Field(default=None, description="what sequences are; needed where a model reads those of several domains")
     tracks: TracksMode = Field(default="auto", description="off: tracks are withheld")
     precision: Precision = Field(default="fp32", description="fp32, bf16, int8, or auto: bf16 where the hardware has it")
     int8_min_cosine: float = Field(default=0.9999, gt=0, lt=1, description="int8: least cosine to fp32 on a sample")

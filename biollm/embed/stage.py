@@ -54,7 +54,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     records = read_records(job.input("ingest"))
     sets: dict[str, Any] = {}
     for planned in _plan(job):
-        embedder = _open(planned, job.config)
+        embedder = _open(planned, job)
         tokens = _write(embedder, records, _tracks(planned, embedder, records, job), job.out / f"{planned.name}.parquet")
         sets[planned.name] = {
             "title": planned.title,
@@ -98,12 +98,13 @@ def _diagnose(job: Job[Config], records: pl.DataFrame) -> list[dict[str, Any]]:
     test = records.filter(pl.col("split") == "test")
     chosen = test.gather_every(max(1, test.height // _DIAGNOSED_RECORDS)).head(_DIAGNOSED_RECORDS)
     table = TrackTable(job.input("ingest"), measured)
-    models = {name: _open(EmbeddingSet(name, TITLES[name], job.input(name), name), job.config) for name in ("expand", "pretrain")}
+    models = {name: _open(EmbeddingSet(name, TITLES[name], job.input(name), name), job) for name in ("expand", "pretrain")}
     return diagnose(models, chosen["sequence"].to_list(), _own(table, chosen))
 
 
-def _open(planned: EmbeddingSet, config: Config) -> Embedder:
-    return open_model(planned.folder, config, is_base=planned.name == "base", with_tracks=planned.tracks != "none")
+def _open(planned: EmbeddingSet, job: Job[Config]) -> Embedder:
+    modality = job.facts_of("ingest")["modality"]
+    return open_model(planned.folder, job.config, modality=modality, is_base=planned.name == "base", with_tracks=planned.tracks != "none")
 
 
 def _tracks(planned: EmbeddingSet, embedder: Embedder, records: pl.DataFrame, job: Job[Config]) -> TracksOf:

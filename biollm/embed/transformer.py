@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError, DataError
 from biollm.embed.embedder import Embedder
 from biollm.embed.settings import InputKind, LayerPooling, PoolingName, Precision, Strands, TracksMode
@@ -38,6 +39,7 @@ class SequenceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         strands: Strands = "forward",
         centre_base: int | None = None,
         input: InputKind = "auto",
+        modality: Modality | None = None,
         tracks: TracksMode = "auto",
         precision: Precision = "fp32",
         int8_min_cosine: float = 0.9999,
@@ -52,6 +54,7 @@ class SequenceEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.strands = strands
         self.centre_base = centre_base
         self.input = input
+        self.modality = modality
         self.tracks = tracks
         self.precision = precision
         self.int8_min_cosine = int8_min_cosine

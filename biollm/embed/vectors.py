@@ -17,7 +17,7 @@ from biollm.core.errors import ConfigError, DataError
 from biollm.core.progress import progress
 from biollm.embed.engine import Engine
 from biollm.embed.reading import read_tokens, track_features
-from biollm.embed.settings import Settings
+from biollm.embed.settings import InputKind, Settings
 from biollm.embed.windows import OVERLAP, Tokens, Window, cut_windows
 from biollm.modeling.encoding import IntArray, by_length
 from biollm.modeling.pooling import FloatArray, PoolingName, max_segments, sum_segments
@@ -26,7 +26,7 @@ from biollm.modeling.tracks import RecordTracks
 
 @dataclass(frozen=True)
 class Records:
-    """Records of one call, read. tracks: None where the model reads none at all."""
+    """Records of one call, read. texts: sequences in the letters of the model; tracks: None where the model reads none at all."""
 
     texts: Sequence[str]
     names: Sequence[str]
@@ -43,9 +43,12 @@ class Vectors:
         self.width, self.stride = _window(settings, engine.capacity)
         self._before, self._after = len(engine.encoder.prefix), len(engine.encoder.suffix)
 
-    def read(self, texts: Sequence[str], names: Sequence[str], tracks: Sequence[RecordTracks | None] | None, *, spans: bool) -> Records:
+    def read(
+        self, texts: Sequence[str], names: Sequence[str], tracks: Sequence[RecordTracks | None] | None, kind: InputKind, *, spans: bool
+    ) -> Records:
         """spans: whether it matters where tokens of text stand."""
-        return Records(texts, names, read_tokens(self.engine.encoder, self.settings.input, texts, names, spans=spans), tracks)
+        read, tokens = read_tokens(self.engine.encoder, kind, texts, names, spans=spans)
+        return Records(read, names, tokens, tracks)
 
     def pooled(self, records: Records, centres: Sequence[int], batch_size: int | None, show_progress: bool) -> FloatArray:
         """(n, d) float32. centres: of each record the base that pooling `centre` asks for. Sums over windows are kept in float64."""

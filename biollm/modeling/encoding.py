@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biollm.core.alphabets import ALPHABETS, DOUBLE_STRANDED
 from biollm.core.errors import DataError
 from biollm.core.files import read_json
 from biollm.modeling.atom_pieces import AtomPieceEncoder, reads_atom_pieces
@@ -19,6 +20,8 @@ from biollm.modeling.sequence_tables import tables_from_merged
 from biollm.modeling.vocabulary import TOKENIZER, Domain, DomainVocabulary, load_tokenizer
 
 IntArray = NDArray[np.int64]
+# A string of IUPAC letters is a sequence if more of them than this share are single bases (or N): then no protein is taken for DNA.
+_LEAST_BASES = 0.75
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,17 @@ class Encoder:
         return self._encode(list(texts))
 
     def is_sequence(self, text: str) -> bool:
-        """Whether a whole string is one run of residues, in either case, long enough to be read as a sequence."""
+        """Whether a whole string is one run of residues, in either case, long enough to be read as a sequence. DNA and RNA may be spelt
+        in each other's letters, and up to a quarter of it may be IUPAC codes of several bases."""
         domain = self.domain
         if domain is None or domain.min_run is None or len(text) < domain.min_run:
             return False
-        return not (text.upper() if domain.folds_case else text).strip("".join(domain.units))
+        letters, spelt = "".join(domain.units), text.upper() if domain.folds_case else text
+        if not spelt.strip(letters):
+            return True
+        if domain.modality not in DOUBLE_STRANDED or ALPHABETS[domain.modality].foreign(text) is not None:
+            return False
+        return sum(spelt.count(letter) for letter in {*letters, "T", "U"}) > _LEAST_BASES * len(spelt)
 
     def with_special_tokens(self, ids: IntArray) -> IntArray:
         return np.concatenate([self.prefix, ids, self.suffix])

@@ -301,6 +301,12 @@ def test_results_folder_that_is_a_file(biollm: Biollm, recipe: Path, tmp_path: P
     assert place.read_text() == "mine"
 
 
+def test_a_model_and_a_file_for_embed_are_told_of_embed_file(biollm: Biollm, recipe: Path, out: Path) -> None:
+    line = the_line(biollm("embed", "some/model", "some.fasta", "--out", str(out)), "ConfigError")
+    assert "found some.fasta behind some/model, expected a recipe alone" in line
+    assert "biollm embed-file some/model some.fasta --out DIR" in line
+
+
 def test_two_processes_at_once_on_one_stage(biollm: Biollm, recipe: Path, out: Path) -> None:
     (recipe.parent / "one.fa").write_text(
         "".join(f">c{i}\n" + "ACGTTGCA" * 20_000 + "\n" for i in range(10)).replace(">c0\n", ">chrI\n").replace(">c1\n", ">chrII\n")

@@ -12,8 +12,14 @@ import pytest
 from scipy.special import logit
 from typer.testing import CliRunner
 
+from biollm.classify.baselines import kmer_frequencies
+from biollm.classify.config import HeadName
+from biollm.classify.features import KmerBlock
+from biollm.classify.fitting import Method, fit_head
 from biollm.classify.metrics import FloatArray
-from biollm.classify.saved import HeadCard
+from biollm.classify.models import Examples
+from biollm.classify.saved import HeadCard, save_head
+from biollm.classify.targets import Targets
 from biollm.cli import app
 from biollm.core.errors import ConfigError, DataError
 from biollm.mutagenesis import MOST_RECORDS, Scan, ScanJob, _column, _score, save, scan, scan_file
@@ -83,6 +89,34 @@ def test_what_is_looked_at_follows_the_task() -> None:
     np.testing.assert_array_equal(looked("regression", [], np.array([3.0, -2.0])), [3.0, -2.0])
     with pytest.raises(ConfigError, match="target is 'd'; the head 'x' knows a, b, c"):
         looked("multiclass", ["a", "b", "c"], three, "d")
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("logistic", "log-odds"), ("ridge", "distance from the border")])
+def test_a_head_with_isotonic_calibration_is_asked_before_its_steps(kind: HeadName, unit: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    sequences = ["".join(rng.choice(list("ACGT"), 40, p=[0.3, 0.2, 0.2, 0.3] if i % 2 else [0.25] * 4)) for i in range(80)]
+    features, rows = kmer_frequencies(sequences, 2, "dna"), np.arange(80)
+    targets = Targets("binary", ("no", "yes"), rows % 2.0)
+    fitted = fit_head(Method(kind, calibration="isotonic"), Examples(features, targets), [(rows[:60], rows[60:])], False, rows)
+    card = {"row": "k", "title": "k", "labels": ["y"], "features": [KmerBlock(k=2, modality="dna")], "covariates": None, "pca": None}
+    save_head(tmp_path / "head", fitted, card | {"fitted_on": "few", "measures": {}, "seed": 0})
+    found = scan(Predictor.open(tmp_path / "head", modality="dna"), sequences[1])
+    assert found.unit == f"{unit} of y = yes, before calibration"
+    assert np.count_nonzero(found.effects) > 0.8 * 3 * 40, "letters tell, but for those that change no k-mer of either strand"
+    mutant = "ACGT"[found.effects[0].argmax()] + sequences[1][1:]
+    before, after = (fitted.model.output(kmer_frequencies([s], 2, "dna"))[0] for s in (sequences[1], mutant))
+    wanted = logit(after) - logit(before) if kind == "logistic" else after - before
+    assert found.effects[0].max() == pytest.approx(wanted, abs=1e-9)
+
+
+def test_too_many_letters_are_refused_before_anything_is_scored(classified: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = classified.results / "ingest/records.parquet"
+    predictor = Predictor.open(classified.results / "classify/heads/kmers_logistic")
+    monkeypatch.setattr("biollm.mutagenesis._MOST_CELLS", 63 * 4)
+    monkeypatch.setattr("biollm.mutagenesis.scan", lambda *_, **__: pytest.fail("something was scored"))
+    job = ScanJob(PredictJob(records, tmp_path / "out"), ids=[pl.read_parquet(records)["id"][5]])
+    with pytest.raises(DataError, match=r"256 substitutions are too many for a page \(252\); narrow them with --start"):
+        scan_file(predictor, job)
 
 
 def test_table_and_page_hold_every_substitution_and_need_no_network(tmp_path: Path) -> None:

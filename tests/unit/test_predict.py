@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from biollm.classify.features import EmbeddingBlock
-from biollm.classify.fitting import Method, fit_head
+from biollm.classify.baselines import kmer_frequencies
+from biollm.classify.calibration import Calibrator, Steps
+from biollm.classify.config import HeadName
+from biollm.classify.covariates import fit_covariates
+from biollm.classify.features import EmbeddingBlock, KmerBlock
+from biollm.classify.fitting import FittedHead, Method, fit_head
 from biollm.classify.models import Examples
-from biollm.classify.saved import HeadCard, save_head
+from biollm.classify.saved import HeadCard, _is_model, canonical_smiles, results_folder, save_head
 from biollm.classify.targets import Targets
 from biollm.cli import app
 from biollm.core.artifacts import open_artifact
@@ -27,10 +32,11 @@ from biollm.embed.config import Config as EmbedConfig
 from biollm.embed.embedder import Embedder
 from biollm.modeling.tracks import Track
 from biollm.predict import PredictJob, predict_file
-from biollm.predictor import Predictor, Records, as_table, find_head
+from biollm.predictor import Predictor, Records, _find_modality, _find_model, as_table, find_head
 from biollm.stages import Run
 
 TOLERANCE = 1e-6
+HALF = Steps(scores=[0.0, 1.0], probabilities=[0.5, 0.5])
 
 
 def _corpus(run: Run) -> pl.DataFrame:
@@ -228,6 +234,82 @@ def test_bad_input_is_named_and_leaves_no_file(classified: Run, tmp_path: Path) 
     refuse(DataError, r"record b: track_cpg has 3 values, but the sequence has 4 letters", "tracks_logistic", other)
 
 
+def test_columns_that_the_head_does_not_read_may_hold_anything(classified: Run, tmp_path: Path) -> None:
+    """The type of a column is guessed from its first megabyte."""
+    source, sequence = tmp_path / "new.csv", "ACGTTGCA" * 40
+    lines = [f"w{i},{i // 300 if i < 3900 else 'X'},{sequence}" for i in range(4000)]
+    source.write_text("\n".join(["id,chromosome,sequence", *lines]))
+    predictor = _open(classified, "kmers_logistic")
+    assert predict_file(predictor, PredictJob(source, tmp_path / "p.csv")) == 4000
+    source.write_text(f"id;note;sequence\na;1,5;{sequence}\nb;2;{sequence}\n")
+    predict_file(predictor, PredictJob(source, tmp_path / "q.csv"))
+    one = _scores(tmp_path / "p.csv")["w0"]
+    _agree(_scores(tmp_path / "q.csv"), {"a": one, "b": one})
+
+
+def _by_hand(folder: Path, sequences: list[str], block: KmerBlock, kind: HeadName = "logistic", **card: Any) -> FittedHead:
+    """A head on k-mers of a few records, saved into a folder."""
+    features = kmer_frequencies(sequences, block.k, block.modality)
+    rows = np.arange(len(sequences))
+    targets = Targets("binary", ("0", "1"), (rows % 2).astype(np.float64))
+    head = fit_head(Method(kind), Examples(features, targets), [(rows, rows)], False, rows)
+    values = {"row": "kmers", "title": "k-mers", "labels": ["x"], "features": [block], "covariates": None, "pca": None}
+    save_head(folder, head, values | {"fitted_on": "few", "measures": {}, "seed": 0} | card)
+    return head
+
+
+def test_molecules_are_written_as_those_of_the_corpus_were(tmp_path: Path) -> None:
+    molecules, block = ["OCC", "C(C)O", "OCCC", "C(CC)N", "OC", "NCC"], KmerBlock(k=2, modality="smiles")
+    written = {"true": ["CCO", "CCO", "CCCO", "CCCN", "CO", "CCN"], "false": molecules}
+    for canonical, expected in written.items():
+        head = _by_hand(tmp_path / canonical, expected, block, canonical_smiles=canonical == "true")
+        output = Predictor.open(tmp_path / canonical).output(Records.of(molecules))
+        np.testing.assert_allclose(output, head.output(kmer_frequencies(expected, 2, "smiles")), atol=TOLERANCE)
+    _by_hand(tmp_path / "untold", molecules, block)
+    with pytest.raises(ConfigError, match=r"untold: head.json does not say whether molecules were written.*run the stage classify again"):
+        Predictor.open(tmp_path / "untold")
+
+
+def test_how_molecules_were_written_is_known_where_all_sources_agree() -> None:
+    def settings(modality: str, *canonical: bool) -> dict[str, Any]:
+        return {"modality": modality, "sources": [{"read": {"smiles": {"canonical": each}}} for each in canonical]}
+
+    assert canonical_smiles(settings("smiles", False, False)) is False
+    assert canonical_smiles(settings("smiles", True)) is True
+    assert canonical_smiles(settings("smiles", True, False)) is None
+    assert canonical_smiles(settings("dna", True)) is None
+    assert canonical_smiles({}) is None
+
+
+def test_categories_are_read_as_ingest_writes_them_and_unknown_ones_refused(classified: Run) -> None:
+    encoder = fit_covariates(pl.DataFrame({"sexed": ["True", "False"], "tissue": ["leaf", "root"]}), ["sexed", "tissue"])
+    tables = [{"sexed": [True, False], "tissue": ["leaf ", "root"]}, {"sexed": ["true", " FALSE"], "tissue": ["leaf", " root"]}]
+    for table in tables:
+        assert encoder.transform(pl.DataFrame(table)).tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
+    unknown = pl.DataFrame({"id": ["a", "b"], "sexed": ["NA", None], "tissue": ["", "LEAF"]})
+    opened = _open(classified, "kmers_logistic")
+    head = replace(opened.head, card=opened.head.card.model_copy(update={"covariates": encoder}))
+    with pytest.raises(DataError, match=r"covariate 'tissue' is 'LEAF' in record b.*; expected one of leaf, root: mend the spelling, or"):
+        replace(opened, head=head).features(Records(["a", "b"], ["ACGT", "ACGT"], unknown))
+    assert not encoder.transform(unknown)[0].any(), "no category"
+
+
+def test_a_head_near_the_root_has_no_results_beside_it() -> None:
+    head = Path("/head")
+    block = EmbeddingBlock(set="pretrain", title="adapted", columns=1, model_digest="abc", settings={})
+    assert results_folder(head) is None
+    assert results_folder(Path("/r/classify/heads/row")) == Path("/r")
+    assert not _is_model(head, block, "def")
+    assert _find_modality(head, HeadCard.model_construct(features=[block]), ["dna"]) == "dna"
+    with pytest.raises(ArtifactError, match=r"/head: lies outside of results, so its model is not beside it; name the model .* --model"):
+        _find_model(head, block, None)
+
+
+def test_a_model_of_several_domains_does_not_say_which_is_meant() -> None:
+    card = HeadCard.model_construct(features=[])
+    assert _find_modality(Path("/head"), card, ["protein", "dna"]) is None
+
+
 def test_a_modality_that_the_results_contradict_is_refused(classified: Run) -> None:
     with pytest.raises(ConfigError, match=r"kmers_logistic: reads dna, but modality is protein; leave it out"):
         Predictor.open(_head(classified, "kmers_logistic"), modality="protein")
@@ -259,6 +341,15 @@ def test_the_columns_follow_the_task() -> None:
     assert table("multilabel", ["x", "y"], [[0.5, 0.4], [0.1, 0.9]]) == {
         "id": ["a", "b"], "probability_x": [0.5, 0.1], "predicted_x": [1, 0], "probability_y": [0.4, 0.9], "predicted_y": [0, 1]
     }  # fmt: skip
+
+
+def test_a_probability_of_one_half_is_the_second_class_everywhere(tmp_path: Path) -> None:
+    _by_hand(tmp_path / "head", ["A", "A", "A", "A"], KmerBlock(k=1, modality="dna"))
+    predictor = Predictor.open(tmp_path / "head", modality="dna")
+    half = Calibrator(method="isotonic", of_probabilities=True, normalised=False, columns=[HALF])
+    head = replace(predictor.head, head=replace(predictor.head.head, calibrator=half))
+    assert replace(predictor, head=head).table(Records.of(["A"])).select("score", "predicted").row(0) == (0.5, "1")
+    assert head.predict(predictor.features(Records.of(["A"]))).tolist() == ["1"]
 
 
 def test_records_in_memory_are_scored_too(classified: Run) -> None:

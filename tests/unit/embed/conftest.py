@@ -53,6 +53,21 @@ def _write(folder: Path, architecture: str, tokenizer: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def several(
+    tmp_path_factory: pytest.TempPathFactory,
+    base_tokenizer: Callable[[str], Any],
+    domain_tokenizer: Callable[..., Any],
+    start_merge: Callable[[Any], Any],
+) -> Path:
+    """A tiny model that reads proteins and, merged after them, DNA."""
+    domains = (domain_tokenizer(modality, "wordpiece") for modality in ("protein", "dna"))
+    merged = start_merge(base_tokenizer("bert_uncased")).add(*domains)
+    folder = _write(tmp_path_factory.mktemp("several"), "bert", merged.tokenizer)
+    merged.vocabulary.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def texts(plain_lines: Callable[[int], list[str]]) -> list[str]:
     """Texts of very different lengths, some beyond the context of the tiny models."""
     lines = plain_lines(90)

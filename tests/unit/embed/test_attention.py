@@ -53,6 +53,16 @@ def test_tracks_are_read_here_too(measured: Path, dna: Callable[[int, int], str]
     assert np.abs(one - other).max() > 1e-4
 
 
+def test_tooltips_name_the_tokens(folder_of: FolderOf) -> None:
+    found = Embedder(folder_of("bert")).attention("the retina", layer=0, head=0)
+    chart = found.chart().to_dict()
+    shown = {field["title"]: field["field"] for field in chart["encoding"]["tooltip"][:2]}
+    made = {step["as"]: step["calculate"] for step in chart["transform"] if "calculate" in step}
+    assert shown.keys() == {"from", "to"}
+    for end, name in shown.items():
+        assert made[name] == f"({json.dumps(found.labels)})[datum['{end}']] + ' (' + datum['{end}'] + ')'"
+
+
 def test_what_has_no_map_is_refused(folder_of: FolderOf) -> None:
     embedder = Embedder(folder_of("bert"))
     with pytest.raises(DataError, match="text number 0: has 100 tokens, but this model attends to 62 at once; give a part of it"):

@@ -64,7 +64,7 @@ def job(measured: Path, tmp_path: Path, dna: Callable[[int, int], str], levels: 
     def make(**config: Any) -> Job[Config]:
         (tmp_path / "out").mkdir(exist_ok=True)
         inputs: Any = {
-            "ingest": SimpleNamespace(folder=tmp_path / "ingest"),
+            "ingest": SimpleNamespace(folder=tmp_path / "ingest", facts={"modality": "dna"}),
             "pretrain": SimpleNamespace(folder=measured, digest="of the model"),
         }
         chosen = Config(models=["pretrain"], **config)
@@ -114,7 +114,10 @@ def test_pooling_layers_and_strands_are_the_recipes(job: Callable[..., Job[Confi
     assert vectors_of(made, "pretrain").shape == (30, 128)
 
 
-def test_shuffled_tracks_without_fusion_are_refused_before_anything_runs(tmp_path: Path, tiny_recipe: Callable[..., Path]) -> None:
-    path = tiny_recipe(tmp_path, expand={"fusion": None}, embed={"shuffled_tracks": True})
-    with pytest.raises(ConfigError, match=r"embed.shuffled_tracks needs a model with tracks; add 'fusion' to expand"):
+@pytest.mark.parametrize("ablation", ["shuffled_tracks", "without_tracks"])
+def test_an_ablation_of_tracks_without_fusion_is_refused_before_anything_runs(
+    tmp_path: Path, tiny_recipe: Callable[..., Path], ablation: str
+) -> None:
+    path = tiny_recipe(tmp_path, expand={"fusion": None}, embed={ablation: True})
+    with pytest.raises(ConfigError, match=rf"embed.{ablation} needs a model with tracks; add 'fusion' to expand"):
         Run.load(path)

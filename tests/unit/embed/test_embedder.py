@@ -214,7 +214,7 @@ def test_a_text_without_a_token_is_refused_by_name(embedder: Embedder) -> None:
 
 def test_foreign_letters_are_refused_by_name_where_sequences_are_asked_for(folder: Path) -> None:
     embedder = Embedder(folder, input="sequence")
-    with pytest.raises(DataError, match="sequence r2 holds 'M' at position 1; dna sequences hold"):
+    with pytest.raises(DataError, match="sequence r2 holds 'L' at position 4; dna sequences hold"):
         embedder.embed(["ACGT", "MKVL"], names=["r1", "r2"])
 
 
@@ -305,3 +305,11 @@ def test_fusion_weights_without_their_sidecar_are_refused(folder: Path, tmp_path
     (copy / SIDECAR).unlink()
     with pytest.raises(ConfigError, match=r"fusion.json: is missing beside fusion.safetensors; put it back, or take both away"):
         Embedder(copy)
+
+
+def test_spans_of_sequence_tokens_within_a_text_are_their_own_letters(plain: Path, dna: Dna) -> None:
+    sequence = dna(40, 1)
+    text = f"The gene is {sequence} and ends"
+    spans = Embedder(plain).per_token([text])[0].spans.tolist()
+    inside = [text[start:end] for start, end in spans if 12 <= start < 12 + len(sequence)]
+    assert "".join(inside) == sequence

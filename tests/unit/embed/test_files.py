@@ -59,7 +59,7 @@ def test_a_soft_masked_record_has_the_same_vector_in_a_part_of_any_size(
     records = [dna(60, 1).lower(), "ACGT", dna(30, 2) + dna(30, 3).lower(), "nnnn" + dna(30, 4), dna(40, 5), dna(9, 6).lower()]
     job.source.write_text(fasta_text({f"r{i}": record for i, record in enumerate(records)}))
     embed_file(changed(job, rows_per_part=rows))
-    wanted = np.concatenate([Embedder(job.model).embed([record]) for record in records])
+    wanted = np.concatenate([Embedder(job.model, input="sequence").embed([record]) for record in records])
     assert np.abs(vectors(job.out) - wanted).max() < 1e-5
 
 
@@ -161,3 +161,11 @@ def test_a_missing_file_is_refused(job: FileJob) -> None:
     with pytest.raises(ResourceError, match="no such file; give a FASTA or Parquet file"):
         embed_file(changed(job, source=job.source.with_name("none.fa")))
     assert not job.out.exists()
+
+
+def test_a_folder_of_a_version_without_a_setting_goes_on(job: FileJob) -> None:
+    whole = embed_file(job)
+    manifest = read_json(job.out / MANIFEST)
+    assert manifest["made_from"]["settings"].pop("modality") is None
+    write_json(job.out / MANIFEST, manifest)
+    assert embed_file(job).records == whole.records

@@ -15,7 +15,9 @@ import pytest
 
 from biollm import Embedder
 from biollm.core.errors import ConfigError, DataError, ResourceError
+from biollm.embed.files import FileJob, embed_file
 from biollm.embed.inputs import gather, read_batches
+from biollm.embed.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,44 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"sequence": ["ACGT"], "track_x": [[1.0]]}).write_parquet(tmp_path / "empty" / "1.parquet")
     with pytest.raises(DataError, match=r"1.parquet: has other columns than 0.parquet beside it"):
         gather(tmp_path / "empty")
+
+
+def test_fasta_is_sequences_however_short_or_ambiguous(merged: Path, tmp_path: Path, dna: Callable[[int, int], str]) -> None:
+    sequence, file = dna(40, 1), tmp_path / "a.fa"
+    coded = sequence[:5] + "R" + sequence[6:]
+    file.write_text(f">coded\n{coded}\n>rna\n{sequence.replace('T', 'U')}\n>short\nacgttg\n")
+    wanted = Embedder(merged, input="sequence").embed([coded.replace("R", "N"), sequence, "ACGTTG"])
+    np.testing.assert_allclose(Embedder(merged).embed(file), wanted, atol=1e-5)
+    embed_file(FileJob(str(merged), file, tmp_path / "out", Settings()))
+    found = pl.read_parquet(tmp_path / "out" / "part-*.parquet")["embedding"].to_numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(Embedder(merged, input="text").embed(file) - wanted)[2].max() > 1e-3, "text where it is asked for"
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        ("MKVLAAGIV", "sequence odd holds 'L' at position 4; dna sequences hold ACGTUNRYSWKMBDHV in either case; mend or remove"),
+        ("ACGTACGTACGT---ACGT", "sequence odd holds '-' at position 13; .*take the gaps out"),
+    ],
+)
+def test_fasta_of_another_alphabet_is_refused_with_record_and_position(merged: Path, tmp_path: Path, sequence: str, message: str) -> None:
+    (tmp_path / "a.fa").write_text(f">fine\nACGT\n>odd\n{sequence}\n")
+    with pytest.raises(DataError, match=message):
+        Embedder(merged).embed(tmp_path / "a.fa")
+
+
+def test_a_string_with_a_few_ambiguous_bases_is_the_sequence_with_n(merged: Path, dna: Callable[[int, int], str]) -> None:
+    embedder, sequence = Embedder(merged), dna(60, 1)
+    coded = sequence[:9] + "R" + sequence[10:30] + "y" + sequence[31:]
+    found = embedder.embed([coded, coded.replace("R", "N").replace("y", "N"), sequence.replace("T", "U"), sequence])
+    np.testing.assert_allclose(found[[0, 2]], found[[1, 3]], atol=1e-5)
+    peptide = "GASTNRKDHVMYSKDRKMYVHDRKSKMY"  # only IUPAC letters, but not most of them bases
+    np.testing.assert_allclose(embedder.embed([peptide]), Embedder(merged, input="text").embed([peptide]), atol=1e-6)
+
+
+def test_a_protein_is_read_without_the_stop_at_its_end(several: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.faa").write_text(">a\nMKVLAAGIVGLLL*\n")
+    embedder = Embedder(several, modality="protein")
+    wanted = Embedder(several, modality="protein", input="sequence").embed(["MKVLAAGIVGLLL"])
+    np.testing.assert_allclose(embedder.embed(tmp_path / "a.faa"), wanted, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from Bio.Seq import reverse_complement
 
 from biollm import Embedder
 from biollm.core.errors import DataError
+from biollm.modeling.fusion import FusedModel, save_fusion
+from biollm.modeling.loading import load_model
 from biollm.modeling.tracks import Track
 
 Dna = Callable[[int, int], str]
@@ -51,6 +54,34 @@ def test_a_record_without_tracks_counts_as_if_there_were_no_fusion(
     found = embedder.embed(sequences[:2], [None, tracks[1]])
     np.testing.assert_allclose(found[0], Embedder(merged, input="sequence").embed(sequences[:1])[0], atol=1e-5)
     np.testing.assert_allclose(found[1], embedder.embed(sequences[1:2], tracks[1:2])[0], atol=1e-5)
+
+
+def test_tracks_without_the_coverage_that_the_model_was_trained_with_are_told_once(
+    embedder: Embedder,
+    measured: Path,
+    sequences: list[str],
+    tracks: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    embedder.embed(sequences, tracks)
+    assert capsys.readouterr().err == "", "nobody counted them in training either"
+    model = load_model(measured)
+    assert model.spec is not None
+    meth, cpg = model.spec.channels
+    spec = model.spec.model_copy(update={"channels": [meth.model_copy(update={"mean_coverage": 5.0}), cpg]})
+    save_fusion(shutil.copytree(measured, tmp_path / "model"), FusedModel(model.stock, spec, model.operator))
+    counted = Embedder(tmp_path / "model", input="sequence")
+    with_coverage = [{"meth": Track(given["meth"], np.full(len(given["meth"]), 5, dtype=np.float32))} for given in tracks]
+    counted.embed(sequences, [None, *with_coverage[1:]])
+    counted.count_tokens(sequences)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        counted.embed(sequences, [with_coverage[0], *tracks[1:]])
+    said = (
+        "embed: the tracks meth come without coverage, which this model was trained with, so it is told none; give Track(level, coverage)"
+    )
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_a_missing_value_is_not_counted(embedder: Embedder, merged: Path, sequences: list[str]) -> None:
