@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,7 @@ _KMER_COLUMNS = 8192
 _HASHED_COLUMNS = 2048
 _LETTERS: dict[Modality, str] = {"dna": "ACGT", "methylated_dna": "ACGTMW", "rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 _NOT_A_LETTER = 255
+_NAMED_GRAMS = 3
 
 
 def kmer_frequencies(sequences: list[str], k: int, modality: Modality = "dna") -> FloatArray:
@@ -30,10 +32,7 @@ def kmer_frequencies(sequences: list[str], k: int, modality: Modality = "dna") -
     A sequence without a countable k-mer gives a row of zeros. Raises ConfigError if k makes more than 8,192 columns.
     """
     if modality not in _LETTERS:
-        hashed = HashingVectorizer(
-            analyzer="char", ngram_range=(k, k), n_features=_HASHED_COLUMNS, norm="l1", alternate_sign=False, lowercase=False
-        )
-        return np.asarray(hashed.transform(sequences).toarray(), dtype=np.float64)
+        return np.asarray(_hasher(k).transform(sequences).toarray(), dtype=np.float64)
     letters = _LETTERS[modality]
     _check_width(k, modality)
     codes_of = np.full(256, _NOT_A_LETTER, dtype=np.uint8)
@@ -53,7 +52,7 @@ def kmer_frequencies(sequences: list[str], k: int, modality: Modality = "dna") -
 
 
 def kmer_names(k: int, modality: Modality = "dna") -> list[str]:
-    """The columns of `kmer_frequencies`.
+    """The columns of `kmer_frequencies`; of SMILES and text numbers only, see `hashed_kmer_names`.
 
     >>> kmer_names(1), kmer_names(1, "rna"), kmer_names(2)[:2]
     (['A/T', 'C/G'], ['A', 'C', 'G', 'U'], ['AA/TT', 'AC/GT'])
@@ -66,6 +65,34 @@ def kmer_names(k: int, modality: Modality = "dna") -> list[str]:
         return spelled
     canonical = [kmer for kmer in spelled if kmer <= reverse_complement(kmer)]
     return [kmer if kmer == reverse_complement(kmer) else f"{kmer}/{reverse_complement(kmer)}" for kmer in canonical]
+
+
+def hashed_kmer_names(k: int, sequences: list[str]) -> list[str]:
+    """The columns of `kmer_frequencies` of SMILES and text, by the k-grams of these sequences that share each, the most frequent first.
+
+    >>> names = hashed_kmer_names(3, ["CC(=O)CC(", "CC("])
+    >>> sorted(name for name in names if "bucket" not in name)
+    ["'(=O'", "')CC'", "'=O)'", "'C(='", "'CC('", "'O)C'"]
+    """
+    hasher = _hasher(k)
+    cut = hasher.build_analyzer()
+    counts = Counter(gram for sequence in sequences for gram in cut(sequence))
+    names = kmer_names(k, "text")
+    shared: dict[int, list[str]] = {}
+    grams = [gram for gram, _ in counts.most_common()]
+    # A text as long as one k-gram has one column.
+    for gram, column in zip(grams, hasher.transform(grams).indices.tolist() if grams else [], strict=True):
+        shared.setdefault(column, []).append(repr(gram))
+    for column, found in shared.items():
+        more = f" and {len(found) - _NAMED_GRAMS} others" if len(found) > _NAMED_GRAMS else ""
+        names[column] = ", ".join(found[:_NAMED_GRAMS]) + more
+    return names
+
+
+def _hasher(k: int) -> HashingVectorizer:
+    return HashingVectorizer(
+        analyzer="char", ngram_range=(k, k), n_features=_HASHED_COLUMNS, norm="l1", alternate_sign=False, lowercase=False
+    )
 
 
 def _check_width(k: int, modality: Modality) -> None:

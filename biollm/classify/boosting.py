@@ -13,10 +13,22 @@ from biollm.classify.config import Task
 from biollm.classify.metrics import FloatArray, IntArray
 from biollm.classify.models import Examples, Settings
 from biollm.classify.targets import Targets
+from biollm.core.machine import granted_cores, usable_cores
 
 MAX_ROUNDS = 1000
-_PATIENCE_ROUNDS = 30
+PATIENCE_ROUNDS = 30
 DEFAULT_TREES: Settings = {"max_depth": 4, "eta": 0.1, "subsample": 0.8, "colsample_bytree": 0.5}
+# What may be fixed by hand, under XGBoost's own names; the rest is the task's, the run's or the search's.
+TREE_SETTINGS = (
+    "rounds", "eta", "max_depth", "max_leaves", "grow_policy", "min_child_weight", "gamma", "lambda", "alpha", "max_delta_step",
+    "subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode", "max_bin", "scale_pos_weight",
+)  # fmt: skip
+SAID_OTHERWISE = {
+    "n_estimators": "rounds", "num_boost_round": "rounds", "early_stopping_rounds": "rounds, or nothing: held-out rows find them",
+    "learning_rate": "eta", "reg_lambda": "lambda", "reg_alpha": "alpha", "min_split_loss": "gamma", "seed": "seed of the head",
+    "random_state": "seed of the head", "n_jobs": "OMP_NUM_THREADS", "nthread": "OMP_NUM_THREADS",
+    "objective": "nothing: the task decides", "eval_metric": "nothing: the task decides", "num_class": "classes of the head",
+}  # fmt: skip
 _OBJECTIVES: dict[Task, tuple[str, str]] = {
     "binary": ("binary:logistic", "logloss"),
     "multiclass": ("multi:softprob", "mlogloss"),
@@ -29,8 +41,9 @@ _OBJECTIVES: dict[Task, tuple[str, str]] = {
 def fit_booster(train: Examples, validation: Examples | None, settings: Settings, classes: int, seed: int) -> xgboost.Booster:
     """Trees, cut where the loss on the validation rows was lowest, so that a saved file scores as the object does.
 
-    Rounds are chosen by log loss (regression: RMSE, ranking: NDCG): on a few hundred rows AUROC jumps from round to round. Without
-    validation rows `settings` says how many rounds. With shared bins it takes one thread, because folds are fitted side by side.
+    Rounds are chosen by log loss (regression: RMSE, ranking: NDCG): on a few hundred rows AUROC jumps from round to round. `settings` may
+    say how many rounds instead, and must without validation rows. With shared bins it takes one thread, because folds are fitted side by
+    side.
     """
     objective, metric = _OBJECTIVES[train.targets.task]
     trees = {name: value for name, value in settings.items() if name != "rounds"}
@@ -40,29 +53,29 @@ def fit_booster(train: Examples, validation: Examples | None, settings: Settings
     }  # fmt: skip
     if train.targets.task == "multiclass":
         parameters["num_class"] = classes
-    matrix = _matrix(train, train.bins)
-    if validation is None:
+    matrix = _matrix(train, train.bins, parameters["nthread"])
+    if "rounds" in settings:
         return xgboost.train(parameters, matrix, num_boost_round=settings["rounds"], verbose_eval=False)
+    assert validation is not None, "nothing says how many rounds"
     booster = xgboost.train(
         parameters,
         matrix,
         num_boost_round=MAX_ROUNDS,
-        evals=[(_matrix(validation, matrix if train.bins is not None else None), "validation")],
-        early_stopping_rounds=_PATIENCE_ROUNDS,
+        evals=[(_matrix(validation, None, parameters["nthread"]), "validation")],  # scored every round, which bins make a tenth slower
+        early_stopping_rounds=PATIENCE_ROUNDS,
         verbose_eval=False,
     )
     return booster[: booster.best_iteration + 1]
 
 
-def _matrix(examples: Examples, bins: xgboost.DMatrix | None) -> xgboost.DMatrix:
-    query, order = examples.targets.query, np.arange(len(examples.targets))
-    if query is not None:
-        order = np.argsort(query, kind="stable")  # the records of a list must stand together
-    features, values = examples.features[order], examples.targets.values[order]
-    qid = None if query is None else query[order]
+def _matrix(examples: Examples, bins: xgboost.DMatrix | None, nthread: int) -> xgboost.DMatrix:
+    features, values, qid = examples.features, examples.targets.values, examples.targets.query
+    if qid is not None:
+        order = np.argsort(qid, kind="stable")  # the records of a list must stand together
+        features, values, qid = features[order], values[order], qid[order]
     if bins is None:
-        return xgboost.DMatrix(features, values, qid=qid)
-    return xgboost.QuantileDMatrix(features, values, qid=qid, ref=bins, nthread=1)
+        return xgboost.DMatrix(features, values, qid=qid, nthread=nthread)
+    return xgboost.QuantileDMatrix(features, values, qid=qid, ref=bins, nthread=nthread)
 
 
 def quantise(features: FloatArray) -> xgboost.QuantileDMatrix:
@@ -72,7 +85,7 @@ def quantise(features: FloatArray) -> xgboost.QuantileDMatrix:
 
 def threads() -> int:
     """The thread count that the run was given; it decides the last bits of the histogram sums."""
-    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+    return granted_cores() if os.environ.get("OMP_NUM_THREADS") else 1
 
 
 def cross_validate_trees(
@@ -92,8 +105,6 @@ def cross_validate_trees(
     default: the usable cores), because on tables of this size XGBoost's own threads wait for each other more than they work.
     The result does not depend on `workers`.
     """
-    from biollm.core.machine import usable_cores
-
     objective, metric = _OBJECTIVES[targets.task]
     classes = len(targets.classes)
     parameters = {**settings, "objective": objective, "eval_metric": metric, "tree_method": "hist", "seed": seed % 2**31, "nthread": 1}

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, log_expit, log_softmax, logit, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from biollm.classify.config import Calibration
-from biollm.classify.measures import ECE_BINS, bin_of
+from biollm.classify.measures import ECE_BINS, bin_of, called_positive
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.targets import Targets
 from biollm.core.recipe import Section
 
 _TINY = 1e-7
+_LOG_TEMPERATURES = (-6.0, 6.0)  # of logits, or of distances in their standard deviations
 # With fewer answers an accuracy says nothing.
 _MIN_ANSWERED = 20
 
@@ -46,7 +47,8 @@ class Sigmoid(Section):
 
 
 class Calibrator(Section):
-    """columns: one for each score column (isotonic, sigmoid); None leaves a column that held one class as it is."""
+    """columns: one for each score column (isotonic, sigmoid); None leaves a column that held one class as it is. temperature: divides the
+    logits, or the distances as the head gives them."""
 
     method: Calibration
     of_probabilities: bool
@@ -77,15 +79,7 @@ def fit_calibrator(method: Calibration, targets: Targets, output: FloatArray, of
     """output: what the head says of these rows, on which it was not fitted; of_probabilities: or of distances (svm, ridge)."""
     normalised = targets.task == "multiclass"
     if method == "temperature":
-        logits, member = _logits(output, of_probabilities, normalised), targets.of_class()
-
-        def loss(log_temperature: float) -> float:
-            probability = _at_temperature(logits, float(np.exp(log_temperature)), normalised)
-            table = np.clip(probability[:, None] if probability.ndim == 1 else probability, _TINY, 1 - _TINY)
-            return -float(np.where(member, np.log(table), 0 if normalised else np.log(1 - table)).sum())
-
-        found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
-        temperature = float(np.exp(found.x))
+        temperature = _best_temperature(_logits(output, of_probabilities, normalised), targets.of_class(), of_probabilities, normalised)
         return Calibrator(method=method, of_probabilities=of_probabilities, normalised=normalised, temperature=temperature)
     table = output[:, None] if output.ndim == 1 else output
     columns = [_fit_column(method, values, member, of_probabilities) for values, member in zip(table.T, targets.of_class().T, strict=True)]
@@ -107,6 +101,19 @@ def _fit_column(method: Calibration, scores: FloatArray, member: BoolArray, of_p
         np.tile(values, 2)[:, None], np.repeat([1, 0], len(values)), sample_weight=np.concatenate([soft, 1 - soft])
     )
     return Sigmoid(slope=float(model.coef_[0, 0]), offset=float(model.intercept_[0]))
+
+
+def _best_temperature(logits: FloatArray, member: BoolArray, of_probabilities: bool, normalised: bool) -> float:
+    """The temperature of the lowest log loss. A distance has no unit of its own (ridge's are near 0.01), so it is looked for in standard
+    deviations of the distances."""
+    unit = 1.0 if of_probabilities else float(logits.std()) or 1.0
+    table = logits[:, None] if logits.ndim == 1 else logits
+
+    def loss(log_temperature: float) -> float:
+        at = table / (unit * np.exp(log_temperature))
+        return -float((log_softmax(at, axis=1) * member if normalised else log_expit(np.where(member, at, -at))).sum())
+
+    return unit * float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
 
 
 def _logits(output: FloatArray, of_probabilities: bool, normalised: bool) -> FloatArray:
@@ -146,6 +153,10 @@ class Abstention(Section):
     validation_coverage: float
     validation_accuracy: float | None
 
+    def answered(self, confidence: FloatArray) -> BoolArray:
+        """(n,) which of these probabilities of the called class are enough for an answer."""
+        return np.zeros(len(confidence), dtype=bool) if self.confidence is None else np.asarray(confidence >= self.confidence)
+
 
 def choose_abstention(target_accuracy: float, targets: Targets, output: FloatArray) -> Abstention:
     """The lowest confidence at which the answered of these rows reach the accuracy, with at least 20 answers."""
@@ -169,7 +180,7 @@ def choose_abstention(target_accuracy: float, targets: Targets, output: FloatArr
 def abstention_facts(chosen: Abstention, targets: Targets, output: FloatArray) -> dict[str, Any]:
     """What the choice gives on the scored rows: the share that is answered, and how much of that is right."""
     confidence, right = confidence_and_right(targets, output)
-    answered = confidence >= chosen.confidence if chosen.confidence is not None else np.zeros(len(right), dtype=bool)
+    answered = chosen.answered(confidence)
     return chosen.model_dump() | {
         "coverage": float(answered.mean()),
         "accuracy": float(right[answered].mean()) if answered.any() else None,
@@ -178,5 +189,6 @@ def abstention_facts(chosen: Abstention, targets: Targets, output: FloatArray) -
 
 def confidence_and_right(targets: Targets, output: FloatArray) -> tuple[FloatArray, BoolArray]:
     """(n,) probability of the called class, and whether it is the true one."""
-    table = np.column_stack([1 - output, output]) if output.ndim == 1 else output
-    return table.max(axis=1), np.asarray(table.argmax(axis=1) == targets.values)
+    if output.ndim == 1:
+        return np.maximum(output, 1 - output), np.asarray(called_positive(output) == (targets.values == 1))
+    return output.max(axis=1), np.asarray(output.argmax(axis=1) == targets.values)

@@ -1,6 +1,8 @@
 """Paired comparisons between score rows: which are made, and what they say.
 
-Every choice (best row, head) is made on validation scores, so that the scored rows decide nothing but the result.
+Every choice (best row, head) is made on validation scores. Of the given splits these are of other records than the scored ones, which
+decide nothing but the result. Of folds they are of train rows held out within each fold: its own scored rows have no part in them, but
+other folds score those rows, so the best of many rows can look a little too good.
 """
 
 from __future__ import annotations

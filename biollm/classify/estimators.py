@@ -13,7 +13,8 @@ from biollm.classify.config import Calibration, HeadName, Task, TuneOptions
 from biollm.classify.fitting import FittedHead, Method, fit_head
 from biollm.classify.folds import Pair, inner_folds
 from biollm.classify.heads import check_settings, heads_for
-from biollm.classify.metrics import FloatArray, IntArray
+from biollm.classify.measures import called_positive
+from biollm.classify.metrics import BoolArray, FloatArray, IntArray
 from biollm.classify.models import Examples
 from biollm.classify.targets import MAX_RELEVANCE, Targets, odd_relevance, without_choice
 from biollm.core.errors import listed
@@ -80,7 +81,8 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
 
     kind: logistic, ridge, svm, forest, xgboost, mlp. classes: the class set in order, of which y may lack some (their probability is
     then 0); None: those of y. settings: fixed by hand; else chosen on `inner_folds` folds, from a short list or (tune: trials) by optuna.
-    calibration: none, isotonic, sigmoid, temperature, from out-of-fold scores. abstain: the accuracy that answered rows must reach.
+    calibration: none, isotonic, sigmoid, temperature, from out-of-fold scores. abstain: the accuracy that answered rows must reach;
+    `answers` says which rows these are.
 
     >>> import numpy as np
     >>> X = np.random.default_rng(0).normal(size=(60, 3))
@@ -126,6 +128,8 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
         check_classification_targets(labels)
         self.classes_ = self._class_set(labels)
         targets = self._targets(labels)
+        if targets.task == "multilabel" and self.abstain is not None:
+            raise ValueError(f"abstain is {self.abstain!r}, but y has several labels, which are answered each on its own; leave it out")
         held_out = None
         if validation is not None:
             other, other_labels = self._held_out(*validation)
@@ -163,10 +167,17 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """(n,) classes, or (n, labels) 0 and 1."""
+        output = self._output(X)
+        if self.fitted_.task == "multiclass":
+            return np.asarray(self.classes_[output.argmax(axis=1)])
+        called = called_positive(output).astype(np.int64)
+        return called if self.fitted_.task == "multilabel" else np.asarray(self.classes_[called])
+
+    def answers(self, X: Any) -> BoolArray:
+        """(n,) where the head is sure enough to answer; all rows without `abstain`, none if no confidence reaches that accuracy."""
         table = self.predict_proba(X)
-        if self.fitted_.task == "multilabel":
-            return (table >= 0.5).astype(np.int64)
-        return np.asarray(self.classes_[table.argmax(axis=1)])
+        chosen = self.fitted_.abstention
+        return np.ones(len(table), dtype=bool) if chosen is None else chosen.answered(table.max(axis=1))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

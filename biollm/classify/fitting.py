@@ -82,7 +82,7 @@ def fit_head(method: Method, examples: Examples, inner: Sequence[Pair], refit: b
     inner_score = search.scores[_key(settings)]
     tried = search.fitted[_key(settings)]
     scored = np.concatenate([tuned for _, tuned in inner])
-    raw = np.concatenate([model.output(examples.features[tuned]) for model, (_, tuned) in zip(tried, inner, strict=True)])
+    raw = np.concatenate(search.outputs[_key(settings)])
     kind, classes = HEADS[method.kind], len(examples.targets.classes)
     if refit:
         final = dict(settings)
@@ -136,6 +136,7 @@ class _Search:
         self.method, self.examples = method, examples
         self.parts = [(examples.take(fitted), examples.take(tuned)) for fitted, tuned in inner]
         self.fitted: dict[str, list[Model]] = {}
+        self.outputs: dict[str, list[FloatArray]] = {}  # of the fitted models on the rows that each was tuned on
         self.scores: dict[str, float] = {}
 
     def best(self) -> Settings:
@@ -162,7 +163,7 @@ class _Search:
             scores = np.array([primary_score(tuned.targets, output) for output, (_, tuned) in zip(outputs, self.parts, strict=True)])
             known = scores[~np.isnan(scores)]
             self.scores[key] = float(known.mean()) if len(known) else float("nan")
-            self.fitted[key] = models
+            self.fitted[key], self.outputs[key] = models, outputs
         return self.scores[key]
 
     def _tuned(self, options: TuneOptions) -> Settings:
@@ -178,7 +179,8 @@ class _Search:
             score = self.try_out(drawn[trial.number])
             best = max((value for value in self.scores.values() if not np.isnan(value)), default=float("nan"))
             for key in [key for key, value in self.scores.items() if value < best]:
-                self.fitted.pop(key, None)  # only the best models are kept: a forest of each trial would fill the memory
+                for kept in (self.fitted, self.outputs):  # of the best only: a forest of each trial would fill the memory
+                    kept.pop(key, None)
             return score
 
         study.optimize(objective, n_trials=options.trials, timeout=options.timeout_seconds)

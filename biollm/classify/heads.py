@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
-from xgboost import XGBModel
 
-from biollm.classify.boosting import fit_booster, threads
+from biollm.classify.boosting import SAID_OTHERWISE, TREE_SETTINGS, fit_booster, threads
 from biollm.classify.config import HeadName, Task
 from biollm.classify.explain import explain_forest, explain_linear, explain_trees
 from biollm.classify.metrics import FloatArray
@@ -37,8 +37,8 @@ class HeadKind:
 
     choices: settings that are tried when optuna is not asked for, strongest regularisation first: of equally good ones the first wins.
     space: one draw of settings from an optuna trial. fit(train, validation or None, settings, classes, pca, seed): with validation rows
-    the rounds of boosting stop early, without them `settings` says all. explain(model, features): (n, columns) contributions or (columns,)
-    importances, None where columns are mixed; explained_by: what these are, for people.
+    the rounds of boosting stop early unless `settings` says how many; without them it must. explain(model, features): (n, columns)
+    contributions or (columns,) importances, None where columns are mixed; explained_by: what these are, for people.
     """
 
     title: str
@@ -197,7 +197,7 @@ def heads_for(task: Task, wanted: list[HeadName]) -> list[HeadName]:
 def check_settings(kind: HeadName, task: Task, settings: Settings | None) -> None:
     """Raises ValueError for settings fixed by hand that the head does not know, or without one that it needs.
 
-    logistic, ridge, svm and mlp: all those of their `choices`. forest, xgboost: some of the library's own names.
+    logistic, ridge, svm and mlp: all those of their `choices`. forest, xgboost: some of the library's own names; xgboost: `rounds` too.
     """
     if settings is None:
         return
@@ -205,7 +205,10 @@ def check_settings(kind: HeadName, task: Task, settings: Settings | None) -> Non
         known = set((RandomForestRegressor if task == "regression" else RandomForestClassifier)().get_params())
         known -= {"n_estimators", "n_jobs", "random_state"}  # set by biollm
     elif kind == "xgboost":
-        known = set(XGBModel().get_params()) | {"eta", "lambda", "alpha", "rounds"}
+        known = set(TREE_SETTINGS)
+        rounds = settings.get("rounds", 1)
+        if not isinstance(rounds, Integral) or rounds < 1:
+            raise ValueError(f"settings has rounds = {rounds!r}; expected a whole number of trees, 1 or more")
     else:
         known = set(HEADS[kind].choices[0])
         if lacking := sorted(known - settings.keys()):
@@ -213,9 +216,9 @@ def check_settings(kind: HeadName, task: Task, settings: Settings | None) -> Non
                 f"settings is {settings}; the head '{kind}' needs {', '.join(lacking)} too, for example {HEADS[kind].choices[0]}"
             )
     if unknown := sorted(settings.keys() - known):
-        raise ValueError(
-            f"settings names {', '.join(unknown)}, which the head '{kind}' does not have; expected of {', '.join(sorted(known))}"
-        )
+        instead = SAID_OTHERWISE if kind == "xgboost" else {}
+        told = [f"{name} (use {instead[name]})" if name in instead else name for name in unknown]
+        raise ValueError(f"settings names {', '.join(told)}, which the head '{kind}' does not have; expected of {', '.join(sorted(known))}")
 
 
 def plain_head(task: Task) -> HeadName:

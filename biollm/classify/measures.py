@@ -132,7 +132,7 @@ def _classes(targets: Targets, output: FloatArray, weights_Bn: FloatArray, ranke
             "accuracy": weights_Bn @ right / total, "brier": squared,
             "ece": _ece(probability.max(axis=1), right, weights_Bn),
         }  # fmt: skip
-    positive = probability >= 0.5
+    positive = called_positive(probability)
     labels = [_two_by_two(member[:, c], positive[:, c], weights_Bn) for c in range(member.shape[1])]
     return {
         "auroc": auroc,
@@ -143,6 +143,15 @@ def _classes(targets: Targets, output: FloatArray, weights_Bn: FloatArray, ranke
         "brier": squared / member.shape[1],
         "ece": np.mean([_ece(probability[:, c], member[:, c], weights_Bn) for c in range(member.shape[1])], axis=0),
     }
+
+
+def called_positive(probabilities: FloatArray) -> BoolArray:
+    """Which probabilities, of any shape, are a yes: from 0.5 on.
+
+    >>> called_positive(np.array([0.49, 0.5])).tolist()
+    [False, True]
+    """
+    return np.asarray(probabilities >= 0.5)
 
 
 def _by_class(output: FloatArray) -> FloatArray:

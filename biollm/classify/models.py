@@ -153,7 +153,7 @@ class BoostedModel:
     gives_probabilities: bool = True
 
     def output(self, features: FloatArray) -> FloatArray:
-        return np.asarray(self.booster.predict(xgboost.DMatrix(self.reduced(features))), dtype=np.float64)
+        return np.asarray(self.booster.inplace_predict(self.reduced(features)), dtype=np.float64)
 
     def reduced(self, features: FloatArray) -> FloatArray:
         return features if self.reduce is None else np.asarray(self.reduce.transform(features))

@@ -39,7 +39,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a row says. output: (n,) or (n, C) over all labelled records, NaN where none was asked for."""
+    """What a row says. output: (n,) or (n, C) over all labelled records, NaN where none was asked for. validation: the mean score on the
+    rows that settings were chosen on; of folds these are train rows, which other folds score."""
 
     output: FloatArray
     validation: float
@@ -76,7 +77,7 @@ def finetuned_outcome(dataset: Dataset, scores: FloatArray) -> Outcome:
 def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fold], keep: Fold, method: Method, seed: int) -> Outcome:
     """Fit a row's head on every fold, and on `keep`, whose head is kept (the given splits are one fold, which is both)."""
     output = _empty(dataset.targets)
-    all_folds = folds if keep is folds[0] else [*folds, keep]
+    all_folds = folds if keep is folds[0] else [keep, *folds]  # the largest first, so that no thread is left with it at the end
     shared = None if COVARIATES in plan.features else tables.features(plan, None)
     bins = None
     if shared is not None and len(all_folds) > 1 and method.kind == "xgboost" and method.pca is None:
@@ -96,7 +97,7 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
     alone = own_threads or method.kind == "mlp"  # whose warnings are silenced for the whole process
     with ThreadPoolExecutor(1 if alone else _folds_at_once(tables.nbytes(plan))) as pool:
         fitted = list(pool.map(fit, all_folds))
-    kept, heads = fitted[-1], [each.head for each in fitted[: len(folds)]]
+    kept, heads = fitted[0], [each.head for each in fitted[-len(folds) :]]
     columns = tables.features(plan, kept.encoder) if shared is None else shared
     shown = explained_rows(columns[keep.train])
     top = top_features(HEADS[method.kind].explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
@@ -156,8 +157,8 @@ def _abstention(outcome: Outcome, targets: Targets, folds: list[Fold]) -> dict[s
     answered, right = [], []
     for fold, head in zip(folds, outcome.of_fold, strict=True):
         confidence, is_right = confidence_and_right(targets.take(fold.test), outcome.output[fold.test])
-        limit = head.abstention.confidence if head.abstention is not None else None
-        answered.append(confidence >= limit if limit is not None else np.zeros(len(confidence), dtype=bool))
+        assert head.abstention is not None, "the heads of all folds are made by one method"
+        answered.append(head.abstention.answered(confidence))
         right.append(is_right)
     mask, hits = np.concatenate(answered), np.concatenate(right)
     accuracy = float(hits[mask].mean()) if mask.any() else None

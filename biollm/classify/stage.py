@@ -21,7 +21,7 @@ from biollm.classify.heads import heads_for
 from biollm.classify.measures import MEASURES, primary, primary_score, unlearned, without_fold_levels
 from biollm.classify.metrics import FloatArray, IntArray, resample_groups
 from biollm.classify.rows import FINETUNE, MAJORITY, AtHand, RowPlan, ScoredRow, no_nan, plan_rows
-from biollm.classify.saved import save_head
+from biollm.classify.saved import canonical_smiles, save_head
 from biollm.classify.scoring import Outcome, curves, finetuned_outcome, head_outcome, majority_outcome, score_row, scored_rows
 from biollm.classify.tables import Tables, build_tables, set_titles
 from biollm.classify.verdict import judge
@@ -263,5 +263,6 @@ def _save_heads(
             "fitted_on": f"{len(keep.train):,} records: {keep.name if keep.refit else 'the train split'}",
             "measures": no_nan(row.measures),
             "seed": derive_seed(job.seed, "classify", row.plan.name),
+            "canonical_smiles": canonical_smiles(job.inputs["ingest"].manifest.config),
         }
         save_head(job.out / "heads" / row.plan.name, kept.head, card)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
-from biollm.classify.baselines import DEFAULT_K, positional_letters
+from biollm.classify.baselines import DEFAULT_K, hashed_kmer_names, positional_letters
 from biollm.classify.config import Config
 from biollm.classify.covariates import CovariateEncoder, fit_covariates
 from biollm.classify.data import Dataset, load_embeddings
@@ -74,9 +75,17 @@ class Tables:
             if isinstance(block, CovariateBlock):
                 assert encoder is not None
                 found += encoder.names()
+            elif isinstance(block, KmerBlock):
+                found += self._kmer_names
             else:
                 found += block.names()
         return found
+
+    @cached_property
+    def _kmer_names(self) -> list[str]:
+        block = self.blocks[KMERS]
+        assert isinstance(block, KmerBlock)
+        return hashed_kmer_names(block.k, self.table["sequence"].to_list()) if block.modality in ("smiles", "text") else block.names()
 
 
 def build_tables(job: Job[Config], dataset: Dataset, modality: Modality) -> Tables:

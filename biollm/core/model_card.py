@@ -6,13 +6,14 @@ Source: https://huggingface.co/docs/hub/model-cards (front matter), https://gith
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from biollm.core.artifacts import Artifact
-from biollm.core.files import write_text_atomic
+from biollm.core.files import read_json, write_text_atomic
 from biollm.core.job import Job
 from biollm.core.resources import HUB
 
@@ -20,7 +21,12 @@ Facts = dict[str, Any]
 ModelStage = Literal["expand", "pretrain", "finetune"]
 
 CARD = "README.md"
-_ADAPTER_FILE = "adapter_config.json"  # PEFT's
+# What a folder opens with, by a file of its own; without either with transformers.
+_LIBRARIES = {"adapter_config.json": "peft", "bottleneck.json": "biollm"}
+_FUSION_FILE = "fusion.json"
+# Adapters that `biollm merge-adapter` folds into their base, and those that give prompts: these are no model to embed with.
+FOLDABLE = ("lora", "dora", "ia3")
+PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning")
 _PIPELINE_TAGS = {
     "masked": "fill-mask", "diffusion": "fill-mask", "causal": "text-generation", "prefix": "text-generation",
     "seq2seq": "text2text-generation", "span_corruption": "text2text-generation",
@@ -47,9 +53,11 @@ def write_model_card(folder: Path, stage: ModelStage, job: Job[Any], facts: Fact
     licence. method: which of the methods of `finetune` the folder holds. The same facts give the same bytes: no time, no absolute path.
     """
     data = read_card(made_from)
-    library = "peft" if (folder / _ADAPTER_FILE).is_file() else "transformers"
+    library = next((library for file, library in _LIBRARIES.items() if (folder / file).is_file()), "transformers")
+    channels = read_json(folder / _FUSION_FILE)["channels"] if (folder / _FUSION_FILE).is_file() else []
+    measured = [channel["name"] for channel in channels if channel.get("computed") is None]
     licence: Facts = {key: data[key] for key in ("license", "license_name", "license_link", "language") if key in data}
-    write_text_atomic(folder / CARD, model_card(stage, job.base_model, facts, job.inputs, licence, library, method))
+    write_text_atomic(folder / CARD, model_card(stage, job.base_model, facts, job.inputs, licence, library, method, measured))
     return folder / CARD
 
 
@@ -74,9 +82,12 @@ def model_card(
     licence: Facts | None = None,
     library: str = "transformers",
     method: str | None = None,
+    measured: Sequence[str] = (),
 ) -> str:
     """The text of a card: YAML front matter and Markdown. The front matter is checked by huggingface_hub, offline.
 
+    library: what the folder opens with: transformers, or of an adapter peft or biollm. measured: the tracks that the model reads and that
+    do not follow from the sequence.
     Raises ValueError if a fact does not fit the hub's form, which only a bug of ours can cause.
     """
     ingest = upstream["ingest"].facts if "ingest" in upstream else {}
@@ -96,7 +107,7 @@ def model_card(
         f"Made by biollm: {_base(base_model)}, adapted to {_domain(ingest)}. {_DONE[stage]}",
         "## What was measured\n\n" + _table(_measured(facts, ingest, method)),
         "## How it was made\n\n" + _table(_made(stage, base_model, facts, upstream, method)),
-        "## How to use it\n\n" + _usage(facts, library),
+        "## How to use it\n\n" + _usage(facts, library, method, measured),
         "## Limits\n\n" + _limits(facts, ingest),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
@@ -192,15 +203,39 @@ def _made(stage: ModelStage, base_model: str, facts: Facts, upstream: dict[str, 
     return [(name, str(value)) for name, value in said.items() if value is not None]
 
 
-def _usage(facts: Facts, library: str) -> str:
+def _usage(facts: Facts, library: str, method: str | None, measured: Sequence[str]) -> str:
     folder = "path/to/this/folder"
-    if library == "peft":
+    embed = _python(*_embedding(folder, measured))
+    if library == "transformers":
+        stock = "Without biollm the folder opens with `AutoTokenizer` and `AutoModel` of transformers"
+        tracks = "; the tracks are then not read." if facts.get("fused_channels") or facts.get("fusion") else "."
+        return f"{embed}\n\n{stock}{tracks}"
+    if method in PROMPTS:
+        code = _python("from biollm.modeling.loading import load_model", "", f'model = load_model("{folder}").stock  # on its base')
+        return f"An adapter of prompts, which no weight of its base can take in: it is used with its base.\n\n{code}"
+    if method in FOLDABLE:
         command = f"```\nbiollm merge-adapter {folder} merged-model\n```"
         return f"An adapter. To fold it into its base, checked to give the same outputs:\n\n{command}"
-    code = f'from biollm import Embedder\n\nvectors = Embedder("{folder}").embed(sequences)  # float32 (n, d)'
-    stock = "Without biollm the folder opens with `AutoTokenizer` and `AutoModel` of transformers"
-    tracks = "; the tracks are then not read." if facts.get("fused_channels") or facts.get("fusion") else "."
-    return f"```python\n{code}\n```\n\n{stock}{tracks}"
+    only = " Other libraries do not read it." if library == "biollm" else ""
+    return f"An adapter, which cannot be folded into its base: biollm opens both together.{only}\n\n{embed}"
+
+
+def _embedding(folder: str, measured: Sequence[str]) -> list[str]:
+    """Lines of code that give vectors; of a model that reads measured tracks with these, as it refuses sequences alone."""
+    if not measured:
+        return ["from biollm import Embedder", "", f'vectors = Embedder("{folder}").embed(sequences)  # float32 (n, d)']
+    values = ", ".join(f'"{name}": [...]' for name in measured)
+    return [
+        "from biollm import Embedder",
+        "",
+        f"tracks = [{{{values}}}, ...]  # for each sequence its tracks: a number for each letter, NaN where nothing was measured",
+        f'vectors = Embedder("{folder}").embed(sequences, tracks=tracks)  # float32 (n, d)',
+        f'vectors = Embedder("{folder}", tracks="off").embed(sequences)  # without them',
+    ]
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _limits(facts: Facts, ingest: Facts) -> str:

@@ -16,12 +16,15 @@ _FADED = 0.12
 # Of all curves of a figure together: many rows have coarser curves, so that the page stays small.
 _CURVE_POINTS = 3000
 _ROW_PIXELS = 46
+# Of a chart, from which on two texts stand side by side.
+_NARROW = 480
 # What the stage `expand` calls the base model as it came.
 NO_NEW_TOKENS = "no new tokens"
 
 
-def forest(rows: list[dict[str, Any]], measures: dict[str, str]) -> dict[str, Any]:
-    """Every row's score with its interval, baselines in another colour; a switch between the measures (key in the rows: title)."""
+def forest(rows: list[dict[str, Any]], measures: dict[str, str], where: str) -> dict[str, Any]:
+    """Every row's score with its interval, baselines in another colour; a switch between the measures (key in the rows: title). where: what
+    the scores are of, for the axis."""
     values = [
         {
             "row": row["title"],
@@ -47,16 +50,21 @@ def forest(rows: list[dict[str, Any]], measures: dict[str, str]) -> dict[str, An
         ],
     )
     role = alt.Color("role:N", scale=alt.Scale(domain=_ROLES), legend=alt.Legend(title=None, orient="top"))
-    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(title="score on the test split, 95 % interval", tickCount=6)
+    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(title=f"score {where}, 95 % interval", tickCount=6)
     intervals = base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", color=role)
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=alt.X("score:Q", scale=scale, axis=axis), color=role, shape=alt.Shape("role:N", scale=alt.Scale(domain=_ROLES))
     )
-    # The row's name stands above its interval, not beside the axis: long names then fit on a telephone.
-    names = base.mark_text(align="left", dy=-13).encode(x=alt.value(0), text="row:N")
-    numbers = base.mark_text(align="right", dy=-13).encode(x=alt.value("width"), text="text:N")
-    chart = alt.layer(intervals, points, names, numbers).add_params(measure).transform_filter("datum.measure === measure")
+    chart = alt.layer(intervals, points, *_named(base, "row")).add_params(measure).transform_filter("datum.measure === measure")
     return fitted(chart.properties(height=_ROW_PIXELS * len(rows)))
+
+
+def _named(base: alt.Chart, name: str) -> list[alt.Chart]:
+    """The name and the number of each line of a chart, above what it draws and not beside the axis: long names then fit on a telephone.
+    There the number stands below, where no name reaches."""
+    names = base.mark_text(align="left", dy=-13, limit=alt.ExprRef(f"width < {_NARROW} ? width : width - 110"))
+    numbers = base.mark_text(align="right", dy=alt.ExprRef(f"width < {_NARROW} ? 13 : -13"))
+    return [names.encode(x=alt.value(0), text=f"{name}:N"), numbers.encode(x=alt.value("width"), text="text:N")]
 
 
 def roc(curves: list[dict[str, Any]]) -> dict[str, Any]:
@@ -69,9 +77,10 @@ def precision_recall(curves: list[dict[str, Any]]) -> dict[str, Any]:
     return _curves(curves, ("recall", "recall"), ("precision", "precision"))
 
 
-def calibration(curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """Observed against predicted probability, with the diagonal. curves: title, features, head, predicted, observed."""
-    return _curves(curves, ("predicted", "predicted probability"), ("observed", "share of positives"), with_diagonal=True, with_points=True)
+def calibration(curves: list[dict[str, Any]], observed: str) -> dict[str, Any]:
+    """Observed against predicted probability, with the diagonal. curves: title, features, head, predicted, observed. observed: what is
+    counted, for the axis."""
+    return _curves(curves, ("predicted", "predicted probability"), ("observed", observed), with_diagonal=True, with_points=True)
 
 
 def _curves(
@@ -86,7 +95,7 @@ def _curves(
     chosen = alt.selection_point(fields=["features"], bind="legend")
     share = alt.Axis(format=".1f", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
     unit = alt.Scale(domain=[0, 1])
-    columns = alt.ExprRef("width < 480 ? 1 : 3")
+    columns = alt.ExprRef(f"width < {_NARROW} ? 1 : 3")
     heads = list(dict.fromkeys(curve["head"] for curve in curves))
     base = alt.Chart(alt.NamedData(name="curves")).encode(  # by name: Altair copies and checks data with each step
         x=alt.X(f"{x[0]}:Q", title=x[1], axis=share, scale=unit),
@@ -148,10 +157,11 @@ def training_curve(points: list[dict[str, Any]]) -> dict[str, Any]:
     return fitted(chart.properties(height=300))
 
 
-def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+def initialisers(rows: list[dict[str, Any]], steps: int, unit: str) -> dict[str, Any]:
     """Held-out loss of each way to start the new rows, before and after a short training, best end first.
 
-    rows: init, step0, after (bits per base). A dotted line marks where the row "no new tokens" ends, if it was measured.
+    rows: init, step0, after (bits per unit). unit: what a base is in this corpus. A dotted line marks where the row "no new tokens" ends,
+    if it was measured.
     """
     moments = [("step0", "step 0"), ("after", f"after {steps} steps")]
     ranked = sorted(rows, key=lambda row: float(row["after"]))
@@ -169,16 +179,14 @@ def initialisers(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("init:N", sort=None, axis=None), tooltip=["init:N", "moment:N", alt.Tooltip("bits:Q", format=".3f")]
     )
-    bits = alt.X("bits:Q", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(title="held-out loss, bits per base", tickCount=6))
+    bits = alt.X("bits:Q", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(title=f"held-out loss, bits per {unit}", tickCount=6))
     names_of_moments = [moment for _, moment in moments]
     role = alt.Color("moment:N", scale=alt.Scale(domain=names_of_moments), legend=alt.Legend(title=None, orient="top"))
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=bits, color=role, shape=alt.Shape("moment:N", scale=alt.Scale(domain=names_of_moments))
     )
     ways = base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=bits, x2="other:Q")
-    names = base.mark_text(align="left", dy=-13).encode(x=alt.value(0), text="init:N")
-    numbers = base.mark_text(align="right", dy=-13).encode(x=alt.value("width"), text="text:N")
-    layers = [ways, points, names, numbers]
+    layers = [ways, points, *_named(base, "init")]
     if plain := [row for row in rows if row["init"] == NO_NEW_TOKENS]:
         mark = alt.Chart(alt.Data(values=[{"bits": plain[0]["after"]}])).mark_rule(strokeDash=[2, 4], strokeWidth=1.5)
         layers.insert(0, mark.encode(x=bits))

@@ -14,7 +14,10 @@ class Config(Section):
 
     title: str | None = Field(default=None, description="heading of the page; default: biollm report")
     max_points: int = Field(
-        default=2000, ge=10, le=8000, description="records drawn in each embedding map, a seeded sample; below 500 without UMAP"
+        default=2000,
+        ge=10,
+        le=8000,
+        description="records drawn in each embedding map, a seeded sample; below 500 without UMAP; a page holds 5 MB",
     )
 
     pictures: list[str] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from biollm.report.content import Column, Row, Section, Source, Table
-from biollm.report.facts import Facts, facts_of, source_of
+from biollm.report.facts import Facts, facts_of, source_of, two_classes
 from biollm.report.numbers import MISSING, count, duration
 
 _DROP_REASONS = {"near_another_split": "too near to a record of another split"}
@@ -53,7 +53,9 @@ def _splits(facts: Facts, ingest: Facts) -> Table:
         )
         for name in _SPLITS
     ]
-    columns = [Column("split", False), Column("records"), *([Column(facts["scores"]["label"])] if yes_no else []), Column("groups")]
+    named = two_classes(facts)
+    positive = facts["scores"]["label"] + (f" = {named[0]}" if named else "")
+    columns = [Column("split", False), Column("records"), *([Column(positive)] if yes_no else []), Column("groups")]
     return Table("Records per split", columns, rows, [source_of(facts, "ingest"), source_of(facts, "classify")])
 
 

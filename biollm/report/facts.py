@@ -86,6 +86,14 @@ def domain_of(facts: Facts) -> str:
     return str(tokenizer.get("modality", "the domain"))
 
 
+def two_classes(facts: Facts) -> tuple[str, str] | None:
+    """The positive class and the other one of a scored label with two named classes; None for yes or no (1 and 0) and for other tasks."""
+    classes = facts["scores"].get("classes", ["0", "1"])
+    if facts["scores"].get("task", "binary") != "binary" or classes == ["0", "1"]:
+        return None
+    return classes[1], classes[0]
+
+
 def unit_of(facts: Facts) -> str:
     """What 'bits per base' counts in this corpus: base, residue, letter, or byte of text."""
     units = {"dna": "base", "methylated_dna": "base", "rna": "base", "protein": "residue", "smiles": "letter", "text": "byte"}

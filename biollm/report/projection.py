@@ -52,7 +52,7 @@ def sample_records(records: Path, label: str | None, limit: int, seed: int) -> p
 
 
 def label_names(values: pl.Series, name: str) -> pl.Series:
-    """Labels as a legend shows them: yes or no by the label's name, classes as they are, numbers by their quarter.
+    """Labels as a legend shows them: yes or no by the label's name, classes as they are, numbers of more than 12 values by their quarter.
 
     >>> label_names(pl.Series([1, 0]), "coding").to_list()
     ['coding', 'not coding']
@@ -61,7 +61,7 @@ def label_names(values: pl.Series, name: str) -> pl.Series:
     """
     if values.dtype == pl.Boolean or (values.dtype.is_numeric() and ((values == 0) | (values == 1)).all()):
         return pl.Series([name if value else f"not {name}" for value in values.to_list()])
-    if not values.dtype.is_float() or values.n_unique() <= _CLASSES:
+    if not values.dtype.is_numeric() or values.n_unique() <= _CLASSES:
         return values.cast(pl.String)
     quarters = np.searchsorted(np.quantile(values.to_numpy(), [0.25, 0.5, 0.75]), values.to_numpy(), side="left")
     named = [f"{name}, quarter 1 (lowest)", f"{name}, quarter 2", f"{name}, quarter 3", f"{name}, quarter 4 (highest)"]

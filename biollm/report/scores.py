@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from biollm.report import charts
 from biollm.report.content import Column, Figure, Row, Section, Table
-from biollm.report.facts import Facts, source_of
+from biollm.report.facts import Facts, source_of, two_classes
 from biollm.report.numbers import MISSING, count, decimal, percent, ranged, signed
 
 # Of facts that do not tell the measures themselves.
 _TITLES = {"auroc": "AUROC", "auprc": "AUPRC"}
 _SHOWN_FEATURES = 15
+# More would be wider than a screen, or than paper.
+_MEASURES_PER_TABLE = 3
+_MAIN_MEASURES = 2
+# By whether the corpus's own splits were used.
+_CHOSEN = {
+    True: "Rows and heads were chosen on other records than they are scored on.",
+    False: "Settings were chosen within each fold, on groups held out of its train records. Which rows are compared was chosen by the mean "
+    "of these scores over the folds: a fold's own scored records have no part in it, but other folds score the records that it was chosen "
+    "on, so the best of many rows can look a little too good.",
+}
+# By task: the axis of the calibration curve, and what it shows.
+_CALIBRATED = {
+    "binary": ("share of positives", "Share of positives among records of about equal predicted probability"),
+    "multiclass": (
+        "share called rightly",
+        "Share of records called rightly among those whose called (likeliest) class has about equal predicted probability",
+    ),
+    "multilabel": ("share of labels that hold", "Share that holds among labels of about equal predicted probability, all labels together"),
+}
 _DIRECTIONS = {1: "raises it", -1: "lowers it", 0: MISSING}
 
 
@@ -53,30 +72,37 @@ def scores(facts: Facts) -> Section | None:
         f"Score of each combination of features and head, {_where(facts)}. Baselines need no adaptation: whatever does not beat them "
         "was not worth it.",
         f"Forest plot of {measure_title(facts, measures[0])} for every row of the score table; the table below holds the same numbers.",
-        charts.forest(found["rows"], {name: measure_title(facts, name) for name in measures}),
+        charts.forest(found["rows"], {name: measure_title(facts, name) for name in measures}, _where(facts)),
         [source],
     )
-    validation = f"validation_{measures[0]}"
+    return Section("help", "Did it help?", prose, [figure], [*_score_tables(facts, measures), *_abstention(facts)])
+
+
+def _score_tables(facts: Facts, measures: list[str]) -> list[Table]:
+    """The score table; of many measures the first two, and the others in a table of their own."""
+    validation, source = f"validation_{measures[0]}", source_of(facts, "classify")
+    main = measures if len(measures) <= _MEASURES_PER_TABLE else measures[:_MAIN_MEASURES]
+
+    def row(entry: Facts, shown: list[str], *more: str) -> Row:
+        return Row([entry["title"], *(_interval(entry, name) for name in shown), *more], badge="baseline" if entry["is_baseline"] else None)
+
     rows = [
-        Row(
-            [
-                row["title"],
-                *(_interval(row, name) for name in measures),
-                decimal(row[validation]) if row.get(validation) is not None else MISSING,
-                row.get("choice") or MISSING,
-            ],
-            badge="baseline" if row["is_baseline"] else None,
-        )
-        for row in found["rows"]
+        row(entry, main, decimal(entry[validation]) if entry.get(validation) is not None else MISSING, entry.get("choice") or MISSING)
+        for entry in facts["scores"]["rows"]
     ]
+    name = Column("features + head", False)
     columns = [
-        Column("features + head", False),
-        *(Column(measure_title(facts, name)) for name in measures),
+        name,
+        *(Column(measure_title(facts, measure)) for measure in main),
         Column(f"validation {measure_title(facts, measures[0])}"),
         Column("chosen on validation", False),
     ]
-    tables = [Table(f"Scores {_where(facts)} (95 % interval)", columns, rows, [source]), *_abstention(facts)]
-    return Section("help", "Did it help?", prose, [figure], tables)
+    tables = [Table(f"Scores {_where(facts)} (95 % interval)", columns, rows, [source])]
+    if further := measures[len(main) :]:
+        rows = [row(entry, further) for entry in facts["scores"]["rows"]]
+        columns = [name, *(Column(measure_title(facts, measure)) for measure in further)]
+        tables.append(Table(f"Further measures {_where(facts)} (95 % interval)", columns, rows, [source]))
+    return tables
 
 
 def _abstention(facts: Facts) -> list[Table]:
@@ -117,7 +143,7 @@ def baselines(facts: Facts) -> Section | None:
     ]
     prose = (
         "Both sides are scored on the same resamples, so their shared luck cancels. An interval that holds zero claims nothing. "
-        "Rows and heads were chosen on other records than they are scored on."
+        + _CHOSEN[_is_given(facts)]
     )
     caption = f"Paired differences {_where(facts)} (95 % interval, two-sided bootstrap p)"
     table = Table(caption, columns, rows, [source_of(facts, "classify")])
@@ -126,15 +152,20 @@ def baselines(facts: Facts) -> Section | None:
 
 def thresholds(facts: Facts) -> Section | None:
     """ROC and precision-recall curves; None where there are none, as for regression."""
+    if facts["scores"] is None:
+        return None
     figures = []
+    several = bool(_parts(facts))
+    asked = "yes-or-no decisions" if several else "records"
     if facts["curves"].get("roc"):
         figures.append(
             Figure(
                 "roc",
                 "ROC curves",
                 f"ROC curves {_where(facts)}; the dotted diagonal is chance. Hover for values, click the legend to single out one "
-                "feature set.",
-                "ROC curves of all rows but the majority class, which is the diagonal; the score table holds the area under each.",
+                f"feature set.{_pooled(facts, 'AUROC')}",
+                "ROC curves of all rows but the majority class, which is the diagonal; "
+                + ("the score table holds means over them." if several else "the score table holds the area under each."),
                 charts.roc(_curves(facts, "roc")),
                 [source_of(facts, "classify")],
                 is_wide=True,
@@ -145,8 +176,10 @@ def thresholds(facts: Facts) -> Section | None:
             Figure(
                 "pr",
                 "Precision and recall",
-                "Of the records called positive, the share that is (precision), for each share of the positives that is found (recall).",
-                "Precision-recall curves of all rows but the majority class; the score table holds the area under each as AUPRC.",
+                f"Of the {asked} called positive, the share that is (precision), for each share of the positives that is found "
+                f"(recall).{_pooled(facts, 'AUPRC')}",
+                "Precision-recall curves of all rows but the majority class; "
+                + ("the score table holds means over them." if several else "the score table holds the area under each as AUPRC."),
                 charts.precision_recall(_curves(facts, "pr")),
                 [source_of(facts, "classify")],
                 is_wide=True,
@@ -162,12 +195,13 @@ def calibration(facts: Facts) -> Section | None:
     """Whether a probability of 0.8 means 80 %; None where classify recorded no calibration."""
     if not facts["curves"].get("calibration"):
         return None
+    observed, about = _CALIBRATED.get(facts["scores"].get("task", "binary"), _CALIBRATED["binary"])
     figure = Figure(
         "calibration",
         "Calibration",
-        "Share of positives among records of about equal predicted probability; on the dotted diagonal a probability means what it says.",
+        f"{about}; on the dotted diagonal a probability means what it says.",
         "Calibration curves of all rows; where the score table has a calibration error, it sums up the distance from the diagonal.",
-        charts.calibration(_curves(facts, "calibration")),
+        charts.calibration(_curves(facts, "calibration"), observed),
         [source_of(facts, "classify")],
     )
     return Section("calibration", "Do the probabilities mean what they say?", [], [figure])
@@ -191,8 +225,9 @@ def top_features(facts: Facts) -> Section | None:
         for row in found
     ]
     prose = (
-        "How far each feature moves what the head says, on average, for the best adapted row and the best baseline. A dimension of "
-        "an embedding has no meaning by itself; a k-mer has."
+        "For the best adapted row and the best baseline: how far each feature moves what the head says, on average, or of a random forest "
+        "how much its splits by that feature tell the train records apart (decrease in impurity). A dimension of an embedding has no "
+        "meaning by itself; a k-mer has. Where k-grams share a column, it is named by those that stand in it most often."
     )
     return Section("features", "What the heads look at", [prose], tables=tables)
 
@@ -214,6 +249,8 @@ def _measures(facts: Facts) -> list[str]:
 
 def _question(facts: Facts) -> str:
     label, task = facts["scores"]["label"], facts["scores"].get("task", "binary")
+    if named := two_classes(facts):
+        return f"is the {label} of a record {named[0]} (positive) or {named[1]}?"
     asked = {"binary": f"is a record {label} or not?", "multilabel": f"which of {label} hold for a record?"}
     return asked.get(task, f"what is the {label} of a record?")
 
@@ -227,8 +264,27 @@ def _scheme(facts: Facts) -> str:
     return f"Heads were fitted on {train} train records, tuned on {validation} validation records and scored once on {test} test records."
 
 
+def _is_given(facts: Facts) -> bool:
+    return bool(facts["scores"].get("scheme", {"scheme": "given"})["scheme"] == "given")
+
+
 def _where(facts: Facts) -> str:
-    return "on the test split" if facts["scores"].get("scheme", {"scheme": "given"})["scheme"] == "given" else "out of fold"
+    return "on the test split" if _is_given(facts) else "out of fold"
+
+
+def _parts(facts: Facts) -> str:
+    """What the curves of one row hold together: classes or labels; "" for one question."""
+    return {"multiclass": "classes", "multilabel": "labels"}.get(facts["scores"].get("task", "binary"), "")
+
+
+def _pooled(facts: Facts, measure: str) -> str:
+    """How the area under a curve of several classes relates to the score table."""
+    if not (parts := _parts(facts)):
+        return ""
+    return (
+        f" A curve pools the decisions about all {parts} (micro-average), so frequent {parts} weigh more; {measure} in the score table is "
+        f"the mean over {parts} (macro-average) and can differ much from the area under the curve."
+    )
 
 
 def _interval(row: Facts, name: str) -> str:

@@ -11,7 +11,7 @@ from itertools import chain
 
 from biollm.report import charts
 from biollm.report.content import Column, Cut, Examples, Figure, Note, Piece, Row, Section, Source, Table, Tile
-from biollm.report.facts import Facts, facts_of, source_of
+from biollm.report.facts import Facts, facts_of, source_of, unit_of
 from biollm.report.numbers import MISSING, count, decimal, percent
 
 # What a token is counted against. Of text, words are: the base knows its letters.
@@ -65,15 +65,15 @@ def new_rows(facts: Facts) -> Section | None:
     expand = facts_of(facts, "expand")
     if expand is None:
         return None
-    source, comparison = source_of(facts, "expand"), expand["comparison"]
+    source, unit, comparison = source_of(facts, "expand"), unit_of(facts), expand["comparison"]
     return Section(
         "new-rows",
         "The new rows",
-        [_rows_prose(expand), _loss_prose(expand)],
-        figures=[_comparison_figure(comparison, source)] if comparison else [],
+        [_rows_prose(expand), _loss_prose(expand, unit)],
+        figures=[_comparison_figure(comparison, unit, source)] if comparison else [],
         tables=[
-            *([_held_out_table(expand, source)] if expand["held_out_bits_per_base"] else []),
-            *([_comparison_table(comparison, expand["init"], source)] if comparison else []),
+            *([_held_out_table(expand, unit, source)] if expand["held_out_bits_per_base"] else []),
+            *([_comparison_table(comparison, expand["init"], unit, source)] if comparison else []),
         ],
     )
 
@@ -364,30 +364,30 @@ def _rows_prose(expand: Facts) -> str:
     )
 
 
-def _loss_prose(expand: Facts) -> str:
+def _loss_prose(expand: Facts, unit: str) -> str:
     if not expand["held_out_bits_per_base"]:
         why = "the tables were edited on disk and the model was never loaded" if "shards" in expand else "no corpus was at hand"
         return f"The loss right after was not measured: {why}."
     prose = (
         f"The loss on {count(expand['held_out_records'])} held-out records before any training, {_OBJECTIVES[expand['objective']]}; lower "
-        "is better. Bits per base can be compared between vocabularies, nats per token cannot."
+        f"is better. Bits per {unit} can be compared between vocabularies, nats per token cannot."
     )
     if expand["objective"] == "masked":
         prose += " Where the base brings no masked-language head, as sentence encoders do not, a random one dominates these figures."
     return prose
 
 
-def _held_out_table(expand: Facts, source: Source) -> Table:
+def _held_out_table(expand: Facts, unit: str, source: Source) -> Table:
     nats, bits = expand["held_out_loss_nats"], expand["held_out_bits_per_base"]
     rows = [Row([name, decimal(nats[name]), decimal(bits[name])], badge=_badge(name, expand["init"])) for name in bits]
     if charts.NO_NEW_TOKENS not in bits:
         unread = f"{charts.NO_NEW_TOKENS}: no loss, as the base reads the sequences as unknown tokens"
         rows.insert(0, Row([unread, MISSING, MISSING], badge=_badge(charts.NO_NEW_TOKENS, expand["init"])))
-    columns = [Column("initialiser", False), Column("nats per token"), Column("bits per base")]
+    columns = [Column("initialiser", False), Column("nats per token"), Column(f"bits per {unit}")]
     return Table("Held-out loss right after expansion", columns, rows, [source])
 
 
-def _comparison_table(comparison: Facts, used: str, source: Source) -> Table:
+def _comparison_table(comparison: Facts, used: str, unit: str, source: Source) -> Table:
     rows = [
         Row(
             [
@@ -399,14 +399,14 @@ def _comparison_table(comparison: Facts, used: str, source: Source) -> Table:
         for row in comparison["rows"]
     ]
     columns = [Column("initialiser", False), Column("step 0"), Column(f"after {count(comparison['steps'])} steps")]
-    return Table("Ways to start the new rows, held-out bits per base", columns, rows, [source])
+    return Table(f"Ways to start the new rows, held-out bits per {unit}", columns, rows, [source])
 
 
 def _badge(name: str, used: str) -> str | None:
     return {used: "used", charts.NO_NEW_TOKENS: "base as it came"}.get(name)
 
 
-def _comparison_figure(comparison: Facts, source: Source) -> Figure:
+def _comparison_figure(comparison: Facts, unit: str, source: Source) -> Figure:
     rows, steps = [row for row in comparison["rows"] if row["step0"] is not None], comparison["steps"]
     caption = (
         f"Held-out loss of every initialiser right after expansion and after {count(steps)} training steps, best end first; all start "
@@ -415,4 +415,4 @@ def _comparison_figure(comparison: Facts, source: Source) -> Figure:
     if any(row["init"] == charts.NO_NEW_TOKENS for row in rows):
         caption += " The dotted line is where the base without new tokens ends: a merge that stays right of it has not paid off yet."
     alt = "Two points per initialiser, at step 0 and after training, joined by a line; the table below holds the same numbers."
-    return Figure("initialisers", "Ways to start the new rows", caption, alt, charts.initialisers(rows, steps), [source])
+    return Figure("initialisers", "Ways to start the new rows", caption, alt, charts.initialisers(rows, steps, unit), [source])

@@ -3,6 +3,7 @@
 <!-- options: pretrain -->     the settings of a stage, one table for its section and one for each section in it
 <!-- stages -->                the table of stages
 <!-- commands -->              every command with its help
+<!-- fmt: off -->              nothing: it keeps ruff, which formats Python on pages, from taking the marker of a snippet for Python
 """
 
 from __future__ import annotations
@@ -134,4 +135,9 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-_MAKERS: dict[str, Callable[[Any], str]] = {"options": options, "stages": stages, "commands": commands}
+_MAKERS: dict[str, Callable[[Any], str]] = {
+    "options": options,
+    "stages": stages,
+    "commands": commands,
+    "fmt": lambda _: "",
+}

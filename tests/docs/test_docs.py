@@ -208,6 +208,16 @@ def test_every_file_that_a_page_names_is_there() -> None:
 # --- the tutorial ----------------------------------------------------------------------------------------------------------------
 
 
+def test_every_marker_of_a_snippet_is_whole_and_its_file_is_there() -> None:
+    """A marker that the builder does not know is shown as it stands, and no build fails of it."""
+    lines = [(page.name, line) for page in PAGES for line in page.read_text().splitlines() if re.search(r"-\s*-\s*8\s*<", line)]
+    assert len(lines) >= 3
+    for page, line in lines:
+        found = re.fullmatch(r'\s*--8<-- "([^"]+)"', line)
+        assert found, f"{page}: {line}"
+        assert (ROOT / found[1]).is_file(), f"{page}: {line}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from biollm.classify.baselines import (
+    hashed_kmer_names,
     kmer_frequencies,
     kmer_names,
     positional_letters,
@@ -12,6 +13,9 @@ from biollm.classify.baselines import (
     positional_one_hot,
     random_vectors,
 )
+from biollm.classify.features import KmerBlock
+from biollm.classify.rows import KMERS, RowPlan
+from biollm.classify.tables import Tables
 from biollm.classify.tracks import track_feature_names, track_features
 from biollm.core.errors import ConfigError
 
@@ -97,3 +101,18 @@ def test_tracks_are_summed_up_with_missing_values_by_hand() -> None:
     assert features.shape == (3, len(names))
     assert features[0].tolist() == pytest.approx([0.75, 0.5, np.log(5), 0, 0.2, 1, 0], abs=1e-6)
     assert features[1:, :4].tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+
+
+def test_hashed_columns_are_named_by_the_k_grams_that_fell_into_them() -> None:
+    sequences = ["CC(=O)Oc1ccccc1", "CC(=O)N", "a gene, a Gene"]
+    names, table = hashed_kmer_names(3, sequences), kmer_frequencies(sequences, 3, "text")
+    assert len(names) == table.shape[1]
+    for sequence, row in zip(sequences, table, strict=True):
+        grams = {sequence[i : i + 3] for i in range(len(sequence) - 2)}
+        assert all(any(repr(gram) in names[i] for gram in grams) for i in np.flatnonzero(row))
+    assert sum("bucket" not in name for name in names) == (table > 0).any(axis=0).sum()
+    assert hashed_kmer_names(3, ["CC"]) == kmer_names(3, "smiles"), "too short for a k-gram"
+    tables = Tables({KMERS: KmerBlock(k=3, modality="text")}, {}, {}, pl.DataFrame({"sequence": sequences}))
+    assert tables.names(RowPlan("kmers_logistic", "", (KMERS,), "logistic", True), None) == names
+    crowded = hashed_kmer_names(3, ["".join(chr(33 + i * j % 90) for i in range(4000)) for j in range(1, 60)])
+    assert any(name.endswith("others") for name in crowded)

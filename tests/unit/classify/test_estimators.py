@@ -81,6 +81,9 @@ def test_a_head_that_cannot_do_the_task_is_refused() -> None:
         ({"settings": {"C": 1.0, "foo": 1}}, "settings names foo, which the head 'logistic' does not have; expected of C"),
         ({"kind": "forest", "settings": {"foo": 1}}, "settings names foo, which the head 'forest' does not have"),
         ({"kind": "xgboost", "settings": {"foo": 1}}, "settings names foo, which the head 'xgboost' does not have"),
+        ({"kind": "xgboost", "settings": {"n_estimators": 5}}, r"settings names n_estimators \(use rounds\), which the head 'xgboost'"),
+        ({"kind": "xgboost", "settings": {"objective": "reg:gamma"}}, r"names objective \(use nothing: the task decides\), which"),
+        ({"kind": "xgboost", "settings": {"rounds": 0}}, "settings has rounds = 0; expected a whole number of trees, 1 or more"),
     ],
 )
 def test_options_that_no_head_has_are_refused(options: dict[str, Any], message: str) -> None:
@@ -113,3 +116,32 @@ def test_relevance_is_a_whole_number_and_some_list_has_an_order() -> None:
         HeadRanker().fit(X, y, np.arange(90))
     with pytest.raises(ValueError, match="validation: query has 4 rows, y 90"):
         HeadRanker().fit(X, y, query, validation=(X, y, query[:4]))
+
+
+def test_rounds_that_are_fixed_by_hand_are_the_rounds() -> None:
+    X, signal = _table()
+    head = HeadClassifier("xgboost", settings={"rounds": 5, "max_depth": 2}).fit(X, signal > 0)
+    assert head.fitted_.choice == "5 trees, max_depth = 2"
+    assert HeadRegressor("xgboost", settings={"rounds": 3}).fit(X, signal).fitted_.model.rounds == 3  # type: ignore[attr-defined]
+
+
+def test_a_head_that_may_abstain_says_where_it_answers() -> None:
+    X, signal = _table(300)
+    y = np.where(signal + np.random.default_rng(1).normal(size=300) > 0, "exon", "intron")
+    sure = HeadClassifier("logistic", abstain=0.9).fit(X, y)
+    answered = sure.answers(X)
+    assert 0 < answered.sum() < 300
+    assert sure.predict_proba(X)[answered].max(axis=1).min() >= sure.fitted_.abstention.confidence
+    assert HeadClassifier("logistic").fit(X, y).answers(X).all()
+    noise = np.random.default_rng(2).permutation(y)
+    assert not HeadClassifier("logistic", abstain=1.0).fit(X, noise).answers(X).any()
+    with pytest.raises(ValueError, match=r"abstain is 0\.9, but y has several labels"):
+        HeadClassifier("logistic", abstain=0.9).fit(X, np.column_stack([signal > 0, signal > 1]).astype(int))
+
+
+def test_a_probability_of_one_half_is_a_yes_as_in_the_measures() -> None:
+    X = np.zeros((40, 2))
+    y = np.tile(["exon", "intron"], 20)
+    head = HeadClassifier("logistic", settings={"C": 1.0}).fit(X, y)
+    assert (head.predict_proba(X) == 0.5).all()
+    assert (head.predict(X) == "intron").all()

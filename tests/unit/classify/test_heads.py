@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from biollm.classify.boosting import cross_validate_trees
+from biollm.classify.boosting import cross_validate_trees, threads
 from biollm.classify.config import HeadName, Task, TuneOptions
 from biollm.classify.explain import top_features
 from biollm.classify.fitting import Method, fit_head
@@ -160,3 +160,9 @@ def test_folds_on_shared_bins_do_not_depend_on_the_workers_and_equal_xgboost_alo
     truth = examples.targets.take(folds[1][1])
     theirs = alone.predict_proba(examples.features[100:])[:, 1]
     assert primary_score(truth, ways[0][100:]) == pytest.approx(primary_score(truth, theirs), abs=0.05)
+
+
+@pytest.mark.parametrize(("granted", "expected"), [("", 1), ("4,2", 4), ("3", 3)])
+def test_threads_are_those_that_were_granted_also_of_nested_teams(granted: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", granted)
+    assert threads() == expected

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics
 
-from biollm.classify.calibration import abstention_facts, calibration_curve, choose_abstention, fit_calibrator
+from biollm.classify.calibration import abstention_facts, calibration_curve, choose_abstention, confidence_and_right, fit_calibrator
 from biollm.classify.data import Dataset
 from biollm.classify.folds import Fold
 from biollm.classify.measures import bootstrap_all, measure_all, measure_plain, unlearned, without_fold_levels
@@ -119,6 +119,23 @@ def test_calibration_mends_overconfident_probabilities(method: str) -> None:
     mended = type(calibrator).model_validate_json(calibrator.model_dump_json()).apply(sure[rest])
     before, after = measure_plain(targets.take(rest), sure[rest])["ece"], measure_plain(targets.take(rest), mended)["ece"]
     assert after < 0.05 < before
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_temperature_suits_distances_of_any_unit(unit: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=2000) * 2
+    targets = Targets("binary", ("0", "1"), (rng.random(2000) < 1 / (1 + np.exp(-logits))).astype(float))
+    calibrator = fit_calibrator("temperature", targets, logits * unit, False)
+    assert calibrator.temperature == pytest.approx(unit, rel=0.1)
+    assert measure_plain(targets, calibrator.apply(logits * unit))["ece"] < 0.03
+
+
+def test_a_record_at_one_half_is_called_alike_by_measures_and_abstention() -> None:
+    targets, output = Targets("binary", ("0", "1"), np.array([1.0, 0.0])), np.array([0.5, 0.5])
+    confidence, right = confidence_and_right(targets, output)
+    assert (confidence.tolist(), right.tolist()) == ([0.5, 0.5], [True, False])
+    assert measure_plain(targets, output)["f1"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("method", ["isotonic", "sigmoid", "temperature"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from huggingface_hub import ModelCard
 
 from biollm.core.artifacts import Artifact, Manifest
 from biollm.core.job import Job
-from biollm.core.model_card import model_card, read_card, write_model_card
+from biollm.core.model_card import FOLDABLE, PROMPTS, model_card, read_card, write_model_card
 from biollm.core.recipe import Section
+from biollm.finetune import merging
+from biollm.finetune.config import _PROMPTS
 
 INGEST = {
     "sources": {"S. cerevisiae": {"contigs": 1}, "a | <b>": {"contigs": 2}},
@@ -138,3 +141,31 @@ def test_a_base_without_a_readable_card_has_none(tmp_path: Path, content: str | 
     assert read_card(tmp_path) == {}
     (tmp_path / "model.gguf").touch()
     assert read_card(tmp_path / "model.gguf") == {}
+
+
+@pytest.mark.parametrize("method", list(merging._WHY_NOT) + list(FOLDABLE))
+def test_the_card_of_an_adapter_tells_only_what_works_with_its_method(tmp_path: Path, method: str) -> None:
+    own = "bottleneck.json" if method.startswith("adapter_") else "adapter_config.json"
+    (tmp_path / own).write_text("{}")
+    facts = FINETUNE | {"methods": {method: FINETUNE["methods"]["lora"]}}
+    job: Job[Any] = Job(Section(), 1, UPSTREAM, tmp_path, tmp_path, tmp_path, tmp_path, "package:x/y")
+    text = write_model_card(tmp_path, "finetune", job, facts, made_from=tmp_path, method=method).read_text()
+    assert ("biollm merge-adapter" in text) == (method in FOLDABLE)
+    assert ("Embedder(" in text) == (method not in FOLDABLE + PROMPTS), "prompts are no model to embed with"
+    assert ("load_model(" in text) == (method in PROMPTS)
+    assert "AutoModel" not in text
+    assert read_card(tmp_path)["library_name"] == ("biollm" if own == "bottleneck.json" else "peft")
+
+
+def test_adapters_are_folded_where_the_command_folds_them() -> None:
+    assert (FOLDABLE, PROMPTS) == (merging._MERGEABLE, _PROMPTS)
+
+
+def test_the_card_of_a_model_that_needs_measured_tracks_gives_them(tmp_path: Path) -> None:
+    channels = [{"name": "beta", "computed": None}, {"name": "gc", "computed": {"kind": "gc"}}]
+    (tmp_path / "fusion.json").write_text(json.dumps({"channels": channels}))
+    job: Job[Any] = Job(Section(), 1, UPSTREAM, tmp_path, tmp_path, tmp_path, tmp_path, "package:x/y")
+    text = write_model_card(tmp_path, "pretrain", job, PRETRAIN, made_from=tmp_path).read_text()
+    assert 'tracks = [{"beta": [...]}, ...]' in text
+    assert ".embed(sequences, tracks=tracks)" in text
+    assert "tracks=tracks" not in model_card("pretrain", "", PRETRAIN, UPSTREAM)

@@ -62,6 +62,10 @@ def test_more_components_begin_with_the_first_two() -> None:
         (["helix", "loop"], ["helix", "loop"]),
         ([3, 7], ["3", "7"]),
         ([1.0, 0.0], ["x", "not x"]),
+        (
+            list(range(16)),
+            [f"x, quarter {i}" for i in ("1 (lowest)", "2", "3", "4 (highest)") for _ in range(4)],
+        ),
     ],
 )
 def test_labels_have_names_that_a_legend_can_show(values: list[object], expected: list[str]) -> None:

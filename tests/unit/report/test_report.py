@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from biollm.core.errors import ConfigError
 from biollm.core.job import Job
 from biollm.report.config import Config
 from biollm.report.content import Section
@@ -368,9 +367,60 @@ def test_labels_of_classes_and_of_values_have_their_own_measures(
     headings = [column["heading"] for column in table["columns"]]
     assert headings[1] == {"kind": "AUROC", "fitness": "R²"}[label]
     assert len({len(row["cells"]) for row in table["rows"]} | {len(headings)}) == 1
+    further = [table["caption"] for section in page["sections"] for table in section["tables"] if table["caption"].startswith("Further")]
+    assert bool(further) == (label == "kind"), "a table of five measures, or of three"
     shown = " ".join(_Page((job.out / "report.html").read_text()).text)
     assert f"Question: what is the {label} of a record?" in shown
     assert job.facts_of("classify")["verdict"] in shown
+
+
+def test_two_named_classes_are_asked_for_by_name_and_the_positive_one_is_told(report_job: ReportJob) -> None:
+    facts = gather(report_job())
+    scores = facts["scores"] | {"label": "junction", "classes": ["acceptor", "donor"]}
+    found = {section.id: section for section in sections(facts | {"scores": scores}, {}, None, [])}
+    assert "is the junction of a record donor (positive) or acceptor?" in found["help"].prose[0]
+    (splits,) = (table for table in found["data"].tables if table.caption == "Records per split")
+    assert [column.heading for column in splits.columns] == ["split", "records", "junction = donor", "groups"]
+    (asked,) = (section for section in sections(facts, {}, None, []) if section.id == "help")
+    assert "is a record coding or not?" in asked.prose[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "axis", "pooled"),
+    [
+        ("binary", "share of positives", ""),
+        ("multiclass", "share called rightly", "all classes (micro-average)"),
+        ("multilabel", "share of labels that hold", "all labels (micro-average)"),
+    ],
+)
+def test_captions_of_curves_say_what_was_counted(report_job: ReportJob, task: str, axis: str, pooled: str) -> None:
+    facts = gather(report_job())
+    of_task = facts | {"scores": facts["scores"] | {"task": task}}
+    figures = {figure.id: figure for section in sections(of_task, {}, None, []) for figure in section.figures}
+    assert f'"{axis}"' in json.dumps(figures["calibration"].spec)
+    for name in ("roc", "pr"):
+        assert pooled in figures[name].caption
+        assert bool(pooled) == ("macro-average" in figures[name].caption)
+    assert ("records called positive" in figures["pr"].caption) == (task == "binary")
+
+
+def test_bits_are_counted_in_the_unit_of_the_corpus(stage_facts: Facts) -> None:
+    corpus = {"ingest": {"digest": "0" * 64, "config": {}, "facts": {"modality": "protein"}}}
+    section = new_rows({"stages": stage_facts["stages"] | corpus})
+    assert section is not None
+    said = json.dumps([asdict(section)])
+    assert "bits per residue" in said
+    assert "per base" not in said
+
+
+def test_a_page_that_is_too_large_is_refused_with_what_to_lower(report_job: ReportJob, pictures: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("biollm.report.stage.MOST_BYTES", 100_000)
+    job = report_job(pictures=pictures)
+    with pytest.raises(
+        ConfigError, match=r"MB; expected at most 0\.1 MB; name fewer files in report\.pictures \(now 2\), or lower report\.max_p"
+    ):
+        run(job)
+    assert not list(job.out.glob("report.*"))
 
 
 def test_scores_out_of_fold_are_called_so(report_job: ReportJob, reclassified: Any) -> None:
@@ -381,6 +431,9 @@ def test_scores_out_of_fold_are_called_so(report_job: ReportJob, reclassified: A
     assert "Scores out of fold" in markdown
     assert "in 2 folds by 'group'" in markdown
     assert "on the test split" not in markdown.replace("(test split", "")
+    assert "other folds score the records that it was chosen on" in markdown
+    assert "chosen on other records than they are scored on" not in markdown
+    assert '"score out of fold, 95 % interval"' in (job.out / "report.html").read_text()
 
 
 def test_facts_of_an_older_version_still_make_a_page(report_job: ReportJob) -> None:
@@ -412,48 +465,3 @@ def test_report_json_holds_what_the_page_says(report_job: ReportJob) -> None:
     assert facts["scores"]["verdict"] == job.facts_of("classify")["verdict"]
     assert facts["stages"]["merge"]["digest"] == job.inputs["merge"].digest
     assert facts["histories"].keys() == {"pretrain", "finetune"}
-
-
-def _chromium(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--virtual-time-budget=10000",
-        "--enable-logging=stderr", "--v=0", *options, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: the page's scripts cannot be run")
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_a_browser_draws_every_chart_without_a_complaint(report_job: ReportJob, pictures: list[str], tmp_path: Path, colours: str) -> None:
-    job = report_job(pictures=pictures)
-    run(job)
-    scheme = {"dark": "0", "light": "1"}[colours]
-    page = job.out / "report.html"
-    done = _chromium(page, tmp_path / "profile", "--dump-dom", f"--blink-settings=preferredColorScheme={scheme}")
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert complaints == []
-    charts = dict(re.findall(r'id="chart-([\w-]+)"(.*?)<figcaption>', done.stdout, re.DOTALL))
-    assert list(charts) == [*_FIGURES, "picture-0", "picture-1", "picture-2"]
-    for name, drawn in charts.items():
-        assert "<svg" in drawn, name
-        assert len(re.findall(r'<path aria-label="[^"]+" role="graphics-symbol"', drawn)) >= 5, f"{name} has no marks"
-    assert done.stdout.count('type="radio"') >= 8, "measures and colours can be chosen by keyboard"
-    assert 'fill="#5aaaff"' in done.stdout if colours == "dark" else 'fill="#0b6bcb"' in done.stdout
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: the page's scripts cannot be run")
-@pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_is_wider_than_the_screen(report_job: ReportJob, pictures: list[str], tmp_path: Path, width: int) -> None:
-    job = report_job(pictures=pictures)
-    run(job)
-    told = """<script>setTimeout(() => console.log("told", innerWidth, document.documentElement.scrollWidth,
-        Math.max(...[...document.querySelectorAll(".chart svg")].map((svg) => svg.getBoundingClientRect().right))), 5000)</script></body>"""
-    page = tmp_path / "page.html"
-    page.write_text(told.join((job.out / "report.html").read_text().rsplit("</body>", 1)))
-    frame = tmp_path / "frame.html"  # chromium has no window narrower than 500
-    frame.write_text(f'<iframe src="page.html" style="width: {width}px; height: 2000px; border: 0"></iframe>')
-    done = _chromium(frame, tmp_path / "profile", "--dump-dom", "--window-size=1600,2100")
-    inner, scrolled, rightmost = (float(part) for part in re.search(r'"told ([\d.]+) ([\d.]+) ([\d.]+)"', done.stderr).groups())  # type: ignore[union-attr]
-    assert inner == width
-    assert scrolled <= width
-    assert rightmost <= width
