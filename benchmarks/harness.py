@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from biollm.core.artifacts import package_versions
-from biollm.core.machine import usable_cores
+from biollm.core.machine import processor_flags, usable_cores
 
 RESULTS = Path(__file__).parent / "results"
+# What decides whether bf16 and int8 are any faster.
+_TOLD = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
 
 
 def compare(name: str, ours: Callable[[], object], peers: dict[str, Callable[[], object]], unit: str, rounds: int = 7) -> None:
@@ -40,7 +42,7 @@ def record(name: str, ours: float, peers: dict[str, float], ratios: dict[str, fl
     result = {
         "name": name, "ours": ours, "peers": peers, "ratios": ratios, "unit": unit, **more,
         "versions": package_versions(), "command": f"make bench NAME={Path(sys.argv[0]).stem}",
-        "hardware": {"processor": _processor(), "cores": usable_cores()},
+        "hardware": {"processor": _processor(), "cores": usable_cores(), "instructions": sorted(processor_flags() & _TOLD)},
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")

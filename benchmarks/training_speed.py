@@ -79,10 +79,10 @@ def mixed_documents(encoder: Encoder, base_size: int, number: int, longest: int)
     return documents
 
 
-def settings(precision: str, zero: int = 0) -> TrainingConfig:
-    """One packed row a step."""
+def settings(precision: str, zero: int = 0, rows: int = 1, steps: int = STEPS) -> TrainingConfig:
+    """Packed rows a step."""
     return TrainingConfig(
-        steps=STEPS, batch_size=1, learning_rate=1e-4, precision=precision, zero=zero, warmup_fraction=0, log_steps=1,
+        steps=steps, batch_size=rows, learning_rate=1e-4, precision=precision, zero=zero, warmup_fraction=0, log_steps=1,
         checkpoint_steps=100, trackers=[],
     )  # fmt: skip
 
@@ -91,6 +91,8 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
     """Seconds from the end of step WARM to the end of the run."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         if state.global_step == WARM:
             self.started = now
@@ -133,7 +135,14 @@ def ours(
 
 
 def stock(
-    make_model: Callable[[], Any], documents: Sequence[Example], batch: int, tokenizer: PreTrainedTokenizerFast, *, mlm: bool, bf16: bool
+    make_model: Callable[[], Any],
+    documents: Sequence[Example],
+    batch: int,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    mlm: bool,
+    bf16: bool,
+    steps: int = STEPS,
 ) -> tuple[float, list[float]]:
     """The same of transformers' Trainer as its language-modelling examples use it: dynamic padding, full head."""
     torch.manual_seed(0)
@@ -147,13 +156,13 @@ def stock(
 
     with tempfile.TemporaryDirectory() as work:
         arguments = TrainingArguments(
-            output_dir=work, max_steps=STEPS, per_device_train_batch_size=batch, learning_rate=1e-4, use_cpu=not torch.cuda.is_available(),
+            output_dir=work, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-4, use_cpu=not torch.cuda.is_available(),
             bf16=bf16, logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
         )  # fmt: skip
         trainer = Trainer(model=make_model(), args=arguments, train_dataset=data, data_collator=collate, callbacks=[watch := Stopwatch()])
         trainer.train()
     forget_deepspeed()
-    return sum(seen[WARM:STEPS]) / watch.seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return sum(seen[WARM:steps]) / watch.seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def in_turn(ways: dict[str, Callable[[], tuple[float, list[float]]]], rounds: int = ROUNDS) -> Speed:
