@@ -161,9 +161,12 @@ def _memory(shape: Shape, sizes: list[tuple[float, TrainingConfig]], gpu_gib: fl
     offloaded is not parted from what stays on the GPU: all of it is counted as the machine's."""
     from biollm.training.estimate import memory_knobs
 
-    on_gpu = [(size, config) for size, config in sizes if gpu_gib is not None and config.offload == "none"]
+    def is_on_gpu(config: TrainingConfig) -> bool:
+        return gpu_gib is not None and config.offload == "none"
+
+    on_gpu = [(size, config) for size, config in sizes if is_on_gpu(config)]
     # Weights pass through the memory of the machine on their way to a GPU.
-    here = [(4.0 * shape.parameters if (size, config) in on_gpu else size, config) for size, config in sizes]
+    here = [(4.0 * shape.parameters if is_on_gpu(config) else size, config) for size, config in sizes]
     totals = [((size + _LIBRARIES_GIB * _GIB) * config.processes, config) for size, config in here]
 
     def remedy(of: list[tuple[float, TrainingConfig]]) -> str:

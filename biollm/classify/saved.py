@@ -112,9 +112,7 @@ class SavedHead:
         chosen = self.card.abstention
         if chosen is None:
             return np.ones(len(features), dtype=bool)
-        if chosen.confidence is None:
-            return np.zeros(len(features), dtype=bool)
-        return np.asarray(self.predict_proba(features).max(axis=1) >= chosen.confidence)
+        return chosen.answered(self.predict_proba(features).max(axis=1))
 
 
 def stack_blocks(blocks: list[Block], covariates: CovariateEncoder | None, inputs: Inputs) -> FloatArray:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from biollm.core.adapters import FOLDABLE, PROMPTS
 from biollm.core.artifacts import Artifact
 from biollm.core.files import read_json, write_text_atomic
 from biollm.core.job import Job
@@ -24,9 +25,6 @@ CARD = "README.md"
 # What a folder opens with, by a file of its own; without either with transformers.
 _LIBRARIES = {"adapter_config.json": "peft", "bottleneck.json": "biollm"}
 _FUSION_FILE = "fusion.json"
-# Adapters that `biollm merge-adapter` folds into their base, and those that give prompts: these are no model to embed with.
-FOLDABLE = ("lora", "dora", "ia3")
-PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning")
 _PIPELINE_TAGS = {
     "masked": "fill-mask", "diffusion": "fill-mask", "causal": "text-generation", "prefix": "text-generation",
     "seq2seq": "text2text-generation", "span_corruption": "text2text-generation",

@@ -17,7 +17,7 @@ from biollm.corpus.columns import COVERAGE
 from biollm.embed.attention import AttentionMap, attention_map
 from biollm.embed.config import Config
 from biollm.embed.engine import Engine
-from biollm.embed.inputs import COLUMN, gather, is_list, is_series
+from biollm.embed.inputs import COLUMN, gather, is_fasta, is_list, is_series
 from biollm.embed.reading import GivenTracks, check_list, check_strands, check_tracks, other_strand, turned
 from biollm.embed.settings import InputKind, LayerPooling, PoolingName, Precision, Settings, Strands, TracksMode
 from biollm.embed.vectors import Records, Vectors
@@ -174,8 +174,8 @@ class Embedder:
         if not is_list(source):
             channels = self.fusion.channel_names if self.fusion and self.settings.tracks == "auto" else []
             found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
+            kind = "sequence" if kind == "auto" and is_fasta(source) else kind
             source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
-            kind = "sequence" if found.is_fasta and kind == "auto" else kind
         return self._embed(source, tracks, names, batch_size, show_progress, kind).vectors
 
     def embed_counted(

@@ -32,12 +32,11 @@ _BROKEN = (*DAMAGE, dnaio.exceptions.FileFormatError, dnaio.exceptions.UnknownFi
 
 @dataclass(frozen=True)
 class Batch:
-    """Some records. tracks: None where the source has none of the channels that were asked for; is_fasta: from FASTA, so sequences."""
+    """Some records. tracks: None where the source has none of the channels that were asked for."""
 
     ids: list[str]
     texts: list[str]
     tracks: list[GivenTracks] | None
-    is_fasta: bool = False
 
 
 def is_list(source: Any) -> bool:
@@ -71,12 +70,12 @@ def gather(source: Any, *, column: str = COLUMN, id_column: str | None = None, c
     found = list(read_batches(source, _ALL, column=column, id_column=id_column, channels=channels))
     tracks = [of_record for batch in found for of_record in batch.tracks or []] if any(batch.tracks for batch in found) else None
     texts = [text for b in found for text in b.texts]
-    return Batch([name for b in found for name in b.ids], texts, tracks, any(b.is_fasta for b in found))
+    return Batch([name for b in found for name in b.ids], texts, tracks)
 
 
-def is_fasta(path: Path) -> bool:
-    """Whether a file or folder is read as FASTA, which is sequences, and not as Parquet, which may hold text."""
-    return not path.is_dir() and suffix_of(path) not in _PARQUET
+def is_fasta(source: Any) -> bool:
+    """Whether a source is a file that is read as FASTA, which is sequences, and not as Parquet, which may hold text."""
+    return isinstance(source, (str, Path)) and not Path(source).is_dir() and suffix_of(Path(source)) not in _PARQUET
 
 
 def _read_file(path: Path, rows: int, column: str, id_column: str | None, channels: Sequence[str], skip: int) -> Iterator[Batch]:
@@ -89,7 +88,7 @@ def _read_file(path: Path, rows: int, column: str, id_column: str | None, channe
         else:
             records = islice(read_fasta(path), skip, None)
             while batch := list(islice(records, rows)):
-                yield Batch([name for name, _ in batch], [sequence for _, sequence in batch], None, is_fasta=True)
+                yield Batch([name for name, _ in batch], [sequence for _, sequence in batch], None)
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: neither a whole FASTA nor a whole Parquet file: {reason}; fetch or export it again") from None

@@ -20,7 +20,7 @@ from biollm.embed.output import EmbeddingWriter
 from biollm.embed.shuffling import choose_donors, fit_tracks
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import OTHER_OPERATORS, FusionSpec
-from biollm.modeling.corpus import ROW, TrackTable, read_records
+from biollm.modeling.corpus import ROW, TrackTable, evenly, read_records
 from biollm.modeling.encoding import IntArray
 from biollm.modeling.fusion import read_spec
 from biollm.modeling.tracks import RecordTracks
@@ -95,8 +95,7 @@ def _diagnose(job: Job[Config], records: pl.DataFrame) -> list[dict[str, Any]]:
     measured = [channel.name for channel in spec.channels if channel.computed is None] if spec else []
     if not measured:
         return []
-    test = records.filter(pl.col("split") == "test")
-    chosen = test.gather_every(max(1, test.height // _DIAGNOSED_RECORDS)).head(_DIAGNOSED_RECORDS)
+    chosen = evenly(records.filter(pl.col("split") == "test"), _DIAGNOSED_RECORDS)
     table = TrackTable(job.input("ingest"), measured)
     models = {name: _open(EmbeddingSet(name, TITLES[name], job.input(name), name), job) for name in ("expand", "pretrain")}
     return diagnose(models, chosen["sequence"].to_list(), _own(table, chosen))

@@ -22,7 +22,7 @@ from biollm.core.seeding import derive_seed, generator
 from biollm.expand.config import ChannelConfig, Config, FusionConfig
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import FusionSpec, describe_channel, on_strand
-from biollm.modeling.corpus import ROW, TrackTable, read_records
+from biollm.modeling.corpus import ROW, TrackTable, evenly, read_records
 from biollm.modeling.distill import CONTEXT_TOKENS, Context, Teacher, contexts_of
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel, attach_fusion, read_spec
@@ -106,14 +106,9 @@ def _plan(job: Job[Config]) -> tuple[Plan, list[str]]:
     encoder = Encoder(merge_folder, job.facts_of("ingest")["modality"] if "ingest" in job.inputs else None)
     held_out = None
     if "ingest" in job.inputs:
-        held_out = _spread(read_records(job.input("ingest"), "validation"), job.config.held_out_records)
+        held_out = evenly(read_records(job.input("ingest"), "validation"), job.config.held_out_records)
     architecture = architecture_of(load_config(base))
     return Plan(job, base, encoder, _new_tokens(encoder, base), architecture, _SCORED_BY[architecture], held_out), notes
-
-
-def _spread(records: pl.DataFrame, most: int) -> pl.DataFrame:
-    """At most so many records, evenly spread over all, in their order."""
-    return records if records.height <= most else records[[i * records.height // most for i in range(most)]]
 
 
 def _check_fusion(base: Path, config: Config) -> None:
@@ -304,7 +299,7 @@ def _compare(plan: Plan) -> dict[str, Any]:
 
 def _contexts(plan: Plan, stock: nn.Module) -> list[Context]:
     """Training sequences in base tokens, in parts that the base reads at once, with the spans that are new tokens."""
-    records = _spread(read_records(plan.job.input("ingest"), "train"), _DISTILL_RECORDS)
+    records = evenly(read_records(plan.job.input("ingest"), "train"), _DISTILL_RECORDS)
     encoded = [row.ids.tolist() for row in plan.encoder.encode_sequences(records["sequence"].to_list())]
     base = Encoder(plan.base)
     around = base.prefix.tolist(), base.suffix.tolist()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from biollm.core.adapters import PROMPTS
 from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.training.config import TrainingConfig
@@ -17,7 +18,6 @@ MethodName = Literal[
 
 _LOW_RANK = ("lora", "dora", "qlora")
 _BOTTLENECKS = ("adapter_series", "adapter_parallel")
-_PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning")
 # Which methods an option is for. Given with another method it would do nothing, and is refused.
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "lora_rank": _LOW_RANK,
@@ -31,7 +31,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "adapter_dropout": _BOTTLENECKS,
     "adapter_placement": ("adapter_series",),
     "adapter_scale": ("adapter_parallel",),
-    "virtual_tokens": _PROMPTS,
+    "virtual_tokens": PROMPTS,
     "prefix_projection": ("prefix_tuning",),
     "prompt_encoder_width": ("prefix_tuning", "p_tuning"),
     "qat_scheme": ("qat",),
@@ -42,7 +42,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 def training_conflict(method: MethodConfig, zero: int, gradient_checkpointing: bool) -> str | None:
     """Why a method cannot be trained so, with peft 0.21 and DeepSpeed 0.19; None if it can. zero: the DeepSpeed stage."""
     remedy = "expected zero: 2 or lower"
-    if zero == 3 and method.name in _PROMPTS:
+    if zero == 3 and method.name in PROMPTS:
         return f"zero is 3, but with {method.name} the processes fall out of step there when a checkpoint is written; {remedy}"
     if zero == 3 and method.train_new_rows:
         return f"zero is 3, but train_new_rows cannot gather the rows there; {remedy}, or train_new_rows: false"
@@ -249,4 +249,4 @@ class Config(Section):
 
 def prompt_tokens(method: MethodConfig) -> int:
     """How many positions of the context a method's prompt takes."""
-    return method.virtual_tokens if method.name in _PROMPTS else 0
+    return method.virtual_tokens if method.name in PROMPTS else 0

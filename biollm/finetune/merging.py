@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from biollm.core.adapters import FOLDABLE
 from biollm.core.errors import ArtifactError, ConfigError, storage_error
 from biollm.core.files import files_below, sync
 from biollm.core.resources import model_folder
@@ -19,7 +20,6 @@ from biollm.modeling.loading import load_model, save_model
 
 # Folding adds the same numbers in another order; tiny models differ by about 1e-6 of the largest logit.
 MERGE_TOLERANCE = 1e-4
-_MERGEABLE = ("lora", "dora", "ia3")
 _WHY_NOT = {
     "qlora": "it was trained on a base rounded to 4 bits, and on the base in full precision it gives other outputs",
     "adapter_series": "it is a network with a non-linearity of its own, which no weight of the base can take in",
@@ -43,10 +43,10 @@ def merge_adapter(folder: str | Path, out: Path, base: str | Path | None = None)
     if not is_adapter(source):
         raise ConfigError(f"{folder}: no adapter here (adapter_config.json is missing); a whole model needs no merging")
     method = read_base(source).method
-    if method not in _MERGEABLE:
+    if method not in FOLDABLE:
         raise ConfigError(
             f"{folder}: a {method} adapter cannot be folded into its base: {_WHY_NOT.get(method, 'this version does not know it')}; "
-            f"expected one of {', '.join(_MERGEABLE)}"
+            f"expected one of {', '.join(FOLDABLE)}"
         )
     if out.exists():
         raise ConfigError(f"{out}: exists; give a folder that does not, nothing is overwritten")

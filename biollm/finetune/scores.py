@@ -47,7 +47,7 @@ def score_classes(probabilities: FloatArray, answers: IntArray) -> Scores:
 def score_labels(yes: FloatArray, answers: FloatArray) -> Scores:
     """accuracy over all that is known; macro_auroc over the labels of which both values occur."""
     known = np.isfinite(answers)
-    scores = {"accuracy": float(((yes > 0.5) == (answers == 1))[known].mean())}
+    scores = {"accuracy": float(((yes >= 0.5) == (answers == 1))[known].mean())}
     areas = [roc_auc_score(answers[k, i], yes[k, i]) for i, k in enumerate(known.T) if {0.0, 1.0} <= set(np.unique(answers[k, i]).tolist())]
     return scores | ({"macro_auroc": float(np.mean(areas))} if areas else {})
 

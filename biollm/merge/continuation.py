@@ -28,6 +28,7 @@ from typing import Any
 from biollm.core.errors import ConfigError, DataError
 from biollm.merge.private_words import FIRST_PRIVATE, Alphabet, Words, count_words
 from biollm.merge.tokenizer_file import Json, Kind, fold_added_tokens, load, model_kind, next_id, size, vocabulary_of
+from biollm.modeling.vocabulary import longest_matches
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 Pair = tuple[str, str]
@@ -131,7 +132,7 @@ def pieces_of_new_tokens(base: Json, merged: Json, among: Collection[int] | None
     new = {token: i for token, i in vocabulary_of(merged).items() if i >= first_id and (among is None or i in among)}
     if kind == "WordPiece":
         prefix = base["model"]["continuing_subword_prefix"]
-        return {i: [vocabulary[piece] for piece in _longest_matches(token, vocabulary, prefix)] for token, i in new.items()}
+        return {i: [vocabulary[piece] for piece in longest_matches(token, vocabulary, prefix)] for token, i in new.items()}
     model = load(base).model
     return {i: [token.id for token in model.tokenize(text)] for text, i in new.items()}
 
@@ -397,17 +398,6 @@ def _append_pieces(kind: Kind, prepared: Json, new: list[str], first_id: int) ->
         parts = base_model.tokenize(token)
         pieces.append([token, max(lowest, sum(scores[part.id] for part in parts) + _JOIN * (len(parts) - 1))])
     return prepared | {"model": model | {"vocab": [*model["vocab"], *pieces]}}
-
-
-def _longest_matches(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[str]:
-    """A WordPiece token in the base's pieces, by the model's rule: the longest match, from left to right."""
-    rest, start = (token.removeprefix(prefix), prefix) if token.startswith(prefix) else (token, "")
-    pieces = []
-    while rest:
-        end = next(end for end in range(len(rest), 0, -1) if start + rest[:end] in vocabulary)
-        pieces.append(start + rest[:end])
-        rest, start = rest[end:], prefix
-    return pieces
 
 
 def _nothing_to_learn(min_count: int) -> DataError:

@@ -27,6 +27,12 @@ def read_records(ingest_folder: Path, split: str | None = None) -> pl.DataFrame:
     return (table if split is None else table.filter(pl.col("split") == split)).collect()
 
 
+def evenly(records: pl.DataFrame, most: int) -> pl.DataFrame:
+    """At most so many records, evenly spread over all, in their order."""
+    number = min(most, records.height)
+    return records[np.arange(number) * records.height // number]
+
+
 class TrackTable:
     """The tracks of a corpus by row, on the disk: memory holds what is being looked at. The file is gone when the table is.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,10 +219,10 @@ def base_pieces(base: Tokenizer, tokens: Sequence[str]) -> list[list[int]]:
     if spec["type"] != "WordPiece":
         return [[piece.id for piece in base.model.tokenize(token)] for token in tokens]
     prefix, vocabulary = str(spec["continuing_subword_prefix"]), base.get_vocab()
-    return [[vocabulary[piece] for piece in _longest_matches(token, vocabulary, prefix)] for token in tokens]
+    return [[vocabulary[piece] for piece in longest_matches(token, vocabulary, prefix)] for token in tokens]
 
 
-def _longest_matches(token: str, vocabulary: dict[str, int], prefix: str) -> list[str]:
+def longest_matches(token: str, vocabulary: Mapping[str, int], prefix: str) -> list[str]:
     """A WordPiece token in the base's pieces, by the model's rule: the longest match, from left to right."""
     rest, start = (token.removeprefix(prefix), prefix) if token.startswith(prefix) else (token, "")
     pieces = []

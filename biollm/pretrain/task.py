@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.modeling.corpus import read_records
+from biollm.modeling.corpus import evenly, read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import read_spec
 from biollm.modeling.loading import load_config, load_model, token_capacity
@@ -62,7 +60,7 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
         if not records.height:
             raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
         if split == "validation":
-            records = _evenly(records, config.scored_documents)
+            records = evenly(records, config.scored_documents)
         examples[split] = fitted(encode_corpus(records, encoder, spec, tracks), held_out=split == "validation")
     held_out, general = {"domain": examples["validation"]}, []
     if config.general is not None:
@@ -71,12 +69,6 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
             fitted(encode_texts(list(part.values()), encoder, list(part), spec), held_out=part is kept) for part in (rest, kept)
         )
     return Materials(encoder, examples["train"], general, held_out)
-
-
-def _evenly(records: pl.DataFrame, number: int) -> pl.DataFrame:
-    """So many records, or all, evenly spread from the first to the last."""
-    number = min(number, records.height)
-    return records[np.arange(number) * records.height // number]
 
 
 def _refuse_empty(documents: Sequence[Example]) -> None:

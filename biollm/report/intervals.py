@@ -70,7 +70,7 @@ def _sums(table: pl.DataFrame, task: str, facts: dict[str, Any]) -> tuple[FloatA
         label = label.cast(pl.Int64)
     classes = facts.get("classes", ["0", "1"])
     said = (
-        table["predicted"].to_list() if "predicted" in table.columns else [classes[int(score > 0.5)] for score in table["score"].to_list()]
+        table["predicted"].to_list() if "predicted" in table.columns else [classes[int(score >= 0.5)] for score in table["score"].to_list()]
     )
     return np.asarray([a == b for a, b in zip(said, label.cast(pl.String).to_list(), strict=True)], dtype=np.float64), ones
 

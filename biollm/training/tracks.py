@@ -61,7 +61,7 @@ def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | Non
         kept = rng.random(len(sequence)) >= training.site_dropout
         tracks = {name: track.only(kept) for name, track in tracks.items()}
     if training is None and len(hidden):
-        far = ~_beside(residues, hidden, len(sequence))
+        far = ~_within(_CONTEXT_REACH, residues, hidden)
         tracks = {name: track.only(far) for name, track in tracks.items()}
     flat = spec.features(sequence, tracks, residues, example.name)
     by_channel = flat.reshape(len(residues), len(spec.channels), FEATURES_PER_CHANNEL)
@@ -78,18 +78,17 @@ def ask_tracks(example: Example, hidden: IntArray, training: TrackTraining | Non
     return TrackQuestion(by_channel.reshape(len(residues), -1), answers, weights)
 
 
-def _beside(residues: IntArray, hidden: IntArray, length: int) -> NDArray[np.bool_]:
-    """(L,) whether a residue is in a hidden token, or so near to one that its context tells of it."""
-    ends, found = np.cumsum(residues), np.zeros(length, dtype=bool)
+def _within(reach: int, residues: IntArray, hidden: IntArray) -> NDArray[np.bool_]:
+    """(L,) whether a residue is in a hidden token, or at most `reach` residues beside one."""
+    ends, found = np.cumsum(residues), np.zeros(residues.sum(), dtype=bool)
     for token in hidden:
-        found[max(0, ends[token] - residues[token] - _CONTEXT_REACH) : ends[token] + _CONTEXT_REACH] = True
+        found[max(0, ends[token] - residues[token] - reach) : ends[token] + reach] = True
     return found
 
 
 def _without(sequence: str, residues: IntArray, hidden: IntArray) -> str:
-    letters, ends = np.array(list(sequence)), np.cumsum(residues)
-    for token in hidden:
-        letters[ends[token] - residues[token] : ends[token]] = _MASKED
+    letters = np.array(list(sequence))
+    letters[_within(0, residues, hidden)] = _MASKED
     return "".join(letters)
 
 

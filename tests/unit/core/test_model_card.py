@@ -10,12 +10,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from biollm.core.adapters import FOLDABLE, PROMPTS
 from biollm.core.artifacts import Artifact, Manifest
 from biollm.core.job import Job
-from biollm.core.model_card import FOLDABLE, PROMPTS, model_card, read_card, write_model_card
+from biollm.core.model_card import model_card, read_card, write_model_card
 from biollm.core.recipe import Section
 from biollm.finetune import merging
-from biollm.finetune.config import _PROMPTS
 
 INGEST = {
     "sources": {"S. cerevisiae": {"contigs": 1}, "a | <b>": {"contigs": 2}},
@@ -155,10 +155,6 @@ def test_the_card_of_an_adapter_tells_only_what_works_with_its_method(tmp_path: 
     assert ("load_model(" in text) == (method in PROMPTS)
     assert "AutoModel" not in text
     assert read_card(tmp_path)["library_name"] == ("biollm" if own == "bottleneck.json" else "peft")
-
-
-def test_adapters_are_folded_where_the_command_folds_them() -> None:
-    assert (FOLDABLE, PROMPTS) == (merging._MERGEABLE, _PROMPTS)
 
 
 def test_the_card_of_a_model_that_needs_measured_tracks_gives_them(tmp_path: Path) -> None:

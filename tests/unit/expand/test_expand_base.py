@@ -20,6 +20,7 @@ from biollm.core.errors import ConfigError, DataError
 from biollm.expand import stage
 from biollm.expand.config import Config
 from biollm.merge.continuation import pieces_of_new_tokens
+from biollm.modeling.corpus import evenly
 from biollm.modeling.loading import load_model
 from biollm.modeling.shards import read_table
 from biollm.modeling.surgery import PADDING_BIAS
@@ -221,7 +222,7 @@ def test_a_fusion_that_cannot_go_on_is_never_lost_in_silence(tiny_results: Path,
 
 @pytest.mark.parametrize(("height", "most"), [(700, 400), (401, 400), (800, 400), (5, 7), (7, 7)])
 def test_records_are_drawn_evenly(height: int, most: int) -> None:
-    drawn = stage._spread(pl.DataFrame({"i": range(height)}), most)["i"].to_numpy()
+    drawn = evenly(pl.DataFrame({"i": range(height)}), most)["i"].to_numpy()
     assert len(drawn) == min(height, most)
     assert drawn[0] == 0
     assert height - drawn[-1] <= height / len(drawn) + 1

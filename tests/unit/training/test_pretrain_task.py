@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from biollm.core.errors import ConfigError, DataError
+from biollm.modeling.corpus import evenly
 from biollm.modeling.encoding import Encoder
-from biollm.pretrain import task
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
 from biollm.training.objectives import IGNORED
@@ -64,7 +64,7 @@ def test_what_is_held_out_is_scored_by_its_own_tokens_with_and_without_an_end(
 
 def test_held_out_records_are_chosen_from_the_first_to_the_last() -> None:
     for height, number in ((3999, 2000), (2001, 2000), (6000, 2000), (20, 2000)):
-        chosen = task._evenly(pl.DataFrame({"i": range(height)}), number)["i"].to_numpy()
+        chosen = evenly(pl.DataFrame({"i": range(height)}), number)["i"].to_numpy()
         assert len(chosen) == min(height, number)
         assert chosen[0] == 0
         assert np.diff(chosen).max() - np.diff(chosen).min() <= 1
