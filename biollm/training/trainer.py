@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from biollm.core.errors import DataError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import write_json
 from biollm.core.progress import BAR_DELAY_SECONDS, quiet_libraries
 from biollm.core.seeding import derive_seed
@@ -48,7 +48,7 @@ def fit(run: dict[str, Any]) -> None:
     join_process_group()
     checkpoint = Path(run["checkpoint"]) if run["checkpoint"] else None
     try:
-        with _told_out_of_memory(settings.what, memory_knobs(config)):
+        with _told_out_of_memory(settings.what, memory_knobs(config)), _told_tracker(settings.what, config.trackers):
             threads = torch.get_num_threads()
             trainer = make_trainer(task, config, settings, work, logs, checkpoint)
             torch.set_num_threads(threads)  # accelerate sets what it thinks best; the count decides the last bits of every sum
@@ -69,6 +69,24 @@ def _told_out_of_memory(where: str, remedy: str) -> Iterator[None]:
                 f"{where}: out of memory; nothing is lost: {remedy}, and run again to go on from the last checkpoint"
             ) from error
         raise
+
+
+@contextmanager
+def _told_tracker(where: str, trackers: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        owner = type(error).__module__.partition(".")[0]
+        if owner not in trackers:
+            raise
+        raise ConfigError(
+            f"{where}: {owner} gave up: {_first_line(error)}; put that right, or leave {owner} out of trackers, and run again to go on "
+            "from the last checkpoint"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def forget_deepspeed() -> None:
@@ -307,6 +325,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         ignore_data_skip=True,  # a resumed run begins at its position instead of counting up to it
         remove_unused_columns=False,
         dataloader_num_workers=0,
+        run_name=settings.what,
         report_to=[name for name in config.trackers if name != "tensorboard"] if _is_first() else [],
         disable_tqdm=True,
         seed=derive_seed(settings.seed, "trainer", *filter(None, [_rank()])) % 2**31,  # the Trainer seeds dropout with it

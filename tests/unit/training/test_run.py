@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from biollm.core.errors import DataError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.machine import usable_cores
 from biollm.training.checkpoints import is_valid
 
@@ -352,6 +352,17 @@ def test_weights_that_are_no_numbers_are_never_written(pretrain: Pretrain, tmp_p
     with pytest.raises(DataError, match=r"weights of \S+ are no finite numbers behind step 1; they are not written"):
         pretrain("decoder", tmp_path, steps=steps, **out_of_bounds)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("checkpoint", "trained"))]
+
+
+def test_a_tracker_that_gives_up_is_named() -> None:
+    from biollm.training.trainer import _told_tracker
+
+    no_key = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})("No API key configured. Use `wandb login`.\nmore")
+    wanted = r"pretrain: wandb gave up: No API key configured\. Use `wandb login`; put that right, or leave wandb out of trackers"
+    with pytest.raises(ConfigError, match=wanted), _told_tracker("pretrain", ["tensorboard", "wandb"]):
+        raise no_key
+    with pytest.raises(type(no_key)), _told_tracker("pretrain", ["tensorboard"]):
+        raise no_key
 
 
 def test_a_loss_that_is_no_number_names_step_and_records(pretrain: Pretrain, tmp_path: Path) -> None:
