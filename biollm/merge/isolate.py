@@ -429,15 +429,20 @@ def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[d
     def split(pattern: str, behavior: str) -> dict[str, Any]:
         return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
 
-    pieces = [_piece(domain) for domain in domains if domain.needs_cut]
-    cuts = [split("|".join(pieces), "Isolated")] if pieces else []
+    whole = [domain for domain in domains if domain.needs_cut]
+    pieces = "|".join(map(_piece, whole))
+    cuts = [split(pieces, "Isolated")] if pieces else []
+    if not _metaspace(bare):
+        return cuts, []
     if _needs_no_start(bare, domains):
         leading, behind = _leading_mark(domains), f"(?={METASPACE}[{_marks(domains)}])"
         start = f"\\A(?:{METASPACE}?{leading}{behind}|{METASPACE}(?=[{_marks(domains)}]))"
-        return [], [split(start, "Removed"), *cuts]
-    if _metaspace(bare):
-        return [], [split(f"\\A{METASPACE}?{_start(bare, domains)}(?:{_tags_sign(domains)})?+", "Removed"), *cuts]
-    return cuts, []
+    else:
+        start = f"\\A{METASPACE}?{_start(bare, domains)}(?:{_tags_sign(domains)})?+"
+    if pieces and bare["model"]["type"] == "BPE" and not any(domain.piece_residues for domain in whole):
+        # No merge joins a mark to what stands before it: an empty match behind a sequence is cut enough, and one look finds all.
+        return [], [split(f"{start}|(?:{pieces})\\K", "Removed")]
+    return [], [split(start, "Removed"), *cuts]
 
 
 def _piece(domain: Domain) -> str:
