@@ -18,6 +18,7 @@ from torch.nn import functional
 from biollm.modeling.channels import FEATURES_PER_CHANNEL, LEVEL, PRESENT, SITES, FusionSpec, OperatorName
 
 _HEADS, _HEAD_WIDTH = 4, 16
+_LEAST_BLOCK = 16
 _HEAD_REACH = 64  # tokens on either side whose values a hidden one is guessed from
 _PRIOR_SITES = 0.1  # how much the channel's mean weighs in that guess, where the nearest site weighs 1
 _PACE = 20.0  # the few numbers that shape the guess learn so much faster than weights
@@ -134,21 +135,38 @@ class CrossAttention(nn.Module):
 
     def forward(self, embeddings: Tensor, encoded: Tensor, present: Tensor, documents: Tensor | None) -> Tensor:
         batch, tokens, _ = embeddings.shape
-        query = self.query(embeddings).view(batch, tokens, _HEADS, _HEAD_WIDTH)
-        width = 2 * self._reach + 1
-        keys, values = (
-            _around(layer(encoded), self._reach).reshape(batch, tokens, _HEADS, _HEAD_WIDTH, width) for layer in (self.key, self.value)
-        )
-        seen = _around(present.unsqueeze(-1).to(encoded.dtype), self._reach)[:, :, 0] > 0
+        size = max(self._reach, _LEAST_BLOCK)  # tokens ask in blocks: their neighbours stand in the block, before it and behind it
+        blocks = -(-tokens // size)
+
+        def in_blocks(rows: Tensor) -> Tensor:
+            """(B, T, X) to (B, blocks, size, X)."""
+            return functional.pad(rows, (0, 0, 0, blocks * size - tokens)).view(batch, blocks, size, -1)
+
+        def around(rows: Tensor) -> Tensor:
+            """(B, T, X) to (B, blocks, 3 size, X). Not by `unfold`, whose gradient torch.compile (2.13) gets wrong here."""
+            padded = functional.pad(in_blocks(rows), (0, 0, 0, 0, 1, 1))
+            return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=2)
+
+        def by_head(rows: Tensor) -> Tensor:
+            """(B, blocks, N, X) to (B, blocks, heads, N, X / heads)."""
+            return rows.view(batch, blocks, -1, _HEADS, _HEAD_WIDTH).transpose(2, 3)
+
+        offset = torch.arange(-size, 2 * size, device=embeddings.device) - torch.arange(size, device=embeddings.device).unsqueeze(1)
+        seen = (offset >= -self._reach) & (offset <= (0 if self._one_way else self._reach))  # (size, 3 size)
+        seen = seen & around(present.unsqueeze(-1).to(encoded.dtype)).bool().transpose(2, 3)
         if documents is not None:
-            seen &= _same_document(documents, self._reach)
-        if self._one_way:
-            seen = seen & (torch.arange(width, device=seen.device) <= self._reach)
-        scores = torch.einsum("bthe,bthen->bthn", query, keys) / math.sqrt(_HEAD_WIDTH) + self.distance
-        scores = scores.masked_fill(~seen.unsqueeze(2), float("-inf"))
+            numbered = documents.unsqueeze(-1) + 1  # what lies around the row is document 0
+            seen &= in_blocks(numbered) == around(numbered).transpose(2, 3)
+        query, keys, values = (
+            by_head(in_blocks(self.query(embeddings))),
+            by_head(around(self.key(encoded))),
+            by_head(around(self.value(encoded))),
+        )
+        distance = self.distance[:, (offset + self._reach).clamp(0, 2 * self._reach)]
+        scores = (query @ keys.transpose(-1, -2) / math.sqrt(_HEAD_WIDTH) + distance).masked_fill(~seen.unsqueeze(2), float("-inf"))
         nothing = scores.new_zeros((*scores.shape[:-1], 1))
         weights = torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]
-        attended = torch.einsum("bthn,bthen->bthe", weights, values).flatten(2)
+        attended = (weights @ values).transpose(2, 3).reshape(batch, blocks * size, -1)[:, :tokens]
         added: Tensor = self.project(attended)
         return embeddings + added
 

@@ -20,7 +20,7 @@ from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import FusionSpec, OperatorName, ValueName
 from biollm.modeling.fusion import FusedModel, attach_fusion, save_fusion
 from biollm.modeling.loading import load_model, load_stock
-from biollm.modeling.operators import ValueEncoder
+from biollm.modeling.operators import CrossAttention, ValueEncoder
 from biollm.modeling.tracks import Track
 
 Specs = Callable[..., FusionSpec]
@@ -167,6 +167,41 @@ def test_a_token_looks_at_the_tracks_around_it_and_no_further(fusion_spec: Specs
     with torch.no_grad():
         moved = (fused.operator(embeddings, features) - embeddings).abs().sum(-1)[0] > 0
     assert moved.nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("one_way", [False, True])
+@pytest.mark.parametrize(("tokens", "reach"), [(1, 16), (5, 0), (16, 3), (33, 16), (50, 20), (48, 24)])
+def test_cross_attention_in_blocks_is_that_of_each_token_by_itself(fusion_spec: Specs, tokens: int, reach: int, one_way: bool) -> None:
+    torch.manual_seed(0)
+    spec = fusion_spec("CG", "CHG", operator="cross_attention", neighbours=reach, one_way=one_way)
+    operator = CrossAttention(spec, width=6)
+    for weights in operator.parameters():
+        nn.init.normal_(weights)
+    embeddings, encoded = torch.randn(2, tokens, 32), torch.randn(2, tokens, 6)
+    present, documents = torch.rand(2, tokens) < 0.6, torch.arange(tokens).expand(2, tokens) // 11
+    wanted = embeddings.clone()
+    with torch.no_grad():
+        for record in range(2):
+            for token in range(tokens):
+                ahead = 0 if one_way else reach
+                near = [
+                    other
+                    for other in range(max(0, token - reach), min(tokens, token + ahead + 1))
+                    if present[record, other] and documents[record, other] == documents[record, token]
+                ]
+                query, keys, values = (
+                    layer(rows).view(-1, 4, 16)
+                    for layer, rows in (
+                        (operator.query, embeddings[record, token]),
+                        (operator.key, encoded[record, near]),
+                        (operator.value, encoded[record, near]),
+                    )
+                )
+                distance = operator.distance[:, [other - token + reach for other in near]].T
+                scores = torch.cat([(query * keys).sum(-1) / 4 + distance, torch.zeros(1, 4)])
+                attended = (scores.softmax(0)[:-1, :, None] * values).sum(0)
+                wanted[record, token] += operator.project(attended.flatten())
+        torch.testing.assert_close(operator(embeddings, encoded, present, documents), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
