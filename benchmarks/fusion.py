@@ -14,6 +14,7 @@ import gzip
 import os
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,7 @@ def extractor(operator: OperatorName | None) -> Callable[[int], float]:
 
 def fastest(work: Callable[[], Any]) -> float:
     """Seconds of the fastest of many."""
-    taken = []
-    for _ in range(4 * ROUNDS):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    return min(timeit.repeat(work, number=1, repeat=4 * ROUNDS))
 
 
 def added_to_step(operator: OperatorName) -> float:
@@ -225,7 +221,7 @@ def track_memory(records: int = 40_000) -> dict[str, float]:
 
 
 PLAIN, AGAIN = "without fusion", "without fusion, again"
-steps = {name: stepper(*trainer(operator)) for name, operator in {PLAIN: None, AGAIN: None, **{way: way for way in WAYS}}.items()}
+steps = {name: stepper(*trainer(None)) for name in (PLAIN, AGAIN)} | {operator: stepper(*trainer(operator)) for operator in WAYS}
 steps["gate that predicts hidden values"] = stepper(*trainer("gate", predicts=True))
 readers = {PLAIN: extractor(None), AGAIN: extractor(None)} | {operator: extractor(operator) for operator in WAYS}
 results = {"training step": in_turn(steps), "extraction": in_turn(readers)}

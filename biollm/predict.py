@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from biollm.classify.covariates import NumberColumn
-from biollm.core.errors import ConfigError, DataError, ResourceError, listed, storage_error
+from biollm.core.errors import ConfigError, DataError, ResourceError, first_line, listed, storage_error
 from biollm.core.files import sync
 from biollm.core.progress import progress, say
 from biollm.core.streams import DAMAGE, suffix_of
@@ -129,7 +129,7 @@ def _frames(path: Path, suffix: str, predictor: Predictor, job: PredictJob) -> I
                     for block in file.iter_batches(job.rows, columns=kept):
                         yield pl.DataFrame(block)
     except (pa.ArrowInvalid, *DAMAGE) as error:
-        raise DataError(f"{path}: not a whole table: {str(error).splitlines()[0]}; mend it, or export it again") from None
+        raise DataError(f"{path}: not a whole table: {first_line(error)}; mend it, or export it again") from None
 
 
 def _kept(path: Path, have: list[str], wanted: list[str], optional: list[str]) -> list[str]:

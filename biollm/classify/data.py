@@ -17,7 +17,7 @@ from biollm.classify.config import CLASS_TASKS, Config
 from biollm.classify.metrics import BoolArray, FloatArray
 from biollm.classify.targets import Targets, read_targets, resolve_task, without_choice
 from biollm.core.artifacts import MANIFEST
-from biollm.core.errors import DataError, listed
+from biollm.core.errors import DataError, first_line, listed
 from biollm.core.files import read_json
 from biollm.corpus.columns import COVERAGE, LABEL, SPLITS, TRACK
 from biollm.corpus.records import column_names
@@ -195,9 +195,7 @@ def _read_vectors(path: Path) -> pl.DataFrame:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected embeddings; {remedy}") from None
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); it is half written or damaged; {remedy}"
-        ) from None
+        raise DataError(f"{path}: not a whole Parquet file ({first_line(error)}); it is half written or damaged; {remedy}") from None
     if missing := [name for name in ("id", "embedding") if name not in table.columns]:
         raise DataError(f"{path}: has no column {', '.join(missing)}; expected id and embedding; {remedy}")
     vectors = table["embedding"]

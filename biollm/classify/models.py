@@ -18,7 +18,7 @@ from biollm.classify.config import Task
 from biollm.classify.metrics import FloatArray, IntArray
 from biollm.classify.skops_file import dump_stable
 from biollm.classify.targets import Targets
-from biollm.core.errors import ArtifactError
+from biollm.core.errors import ArtifactError, first_line
 
 Settings = dict[str, Any]
 # What a head of ours may hold beyond what skops trusts by itself. A tree's node numbers are checked before it is asked anything.
@@ -125,7 +125,7 @@ def load_sklearn(path: Path, task: Task, classes: int) -> SklearnModel:
     try:
         loaded = skops.io.load(path, trusted=_TRUSTED)
     except Exception as error:
-        raise ArtifactError(f"{path}: not a head that biollm wrote ({str(error).splitlines()[0]}); run the stage classify again") from error
+        raise ArtifactError(f"{path}: not a head that biollm wrote ({first_line(error)}); run the stage classify again") from error
     model = SklearnModel(loaded if task == "multilabel" else [loaded], task, classes)
     for part in model.parts:
         for tree in getattr(part[-1], "estimators_", []) if isinstance(part, Pipeline) else []:
@@ -175,4 +175,4 @@ def load_boosted(path: Path) -> BoostedModel:
         reduce = path.with_suffix(".skops")
         return replace(model, reduce=skops.io.load(reduce, trusted=[])) if reduce.is_file() else model
     except Exception as error:
-        raise ArtifactError(f"{path}: not a head that biollm wrote ({str(error).splitlines()[0]}); run the stage classify again") from error
+        raise ArtifactError(f"{path}: not a head that biollm wrote ({first_line(error)}); run the stage classify again") from error

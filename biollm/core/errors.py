@@ -32,6 +32,15 @@ class ResourceError(BiollmError):
     """The machine lacks something: a package, disk space, a writable folder."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line; its kind where it says nothing.
+
+    >>> first_line(ValueError("no header\\nfound in 3 files")), first_line(ValueError())
+    ('no header', 'ValueError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def repeated(names: Iterable[str]) -> list[str]:
     """Those that stand there more than once, in alphabetical order.
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 
 
 class Section(BaseModel):
@@ -137,7 +137,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path} line {line}: not valid YAML: {error.problem}; mend that line") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values; found {type(values).__name__}")
     return values

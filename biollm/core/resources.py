@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from biollm.core.errors import ConfigError, ResourceError
+from biollm.core.errors import ConfigError, ResourceError, first_line
 from biollm.core.files import files_below, sha256_file, sha256_json
 
 PACKAGE = "package:"
@@ -166,7 +166,7 @@ def _hub_snapshot(name: str) -> Path:
     except HFValidationError:
         raise ResourceError(f"{name}: neither a folder here nor a model name of the form org/name") from None
     except Exception as error:  # the hub client raises many kinds (network, offline mode, not found); all mean the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ResourceError(
             f"{name}: no such folder, and the model cannot be fetched from the hub ({reason}); "
             "give a folder that holds the model, or go online once"
@@ -194,7 +194,7 @@ def _download(resource: str) -> Path:
             f"{url}: the file there has another sha256 than {digest[:16]}…; it was changed or cut off: look which one you want"
         ) from None
     except Exception as error:  # pooch and its downloaders raise many kinds for a host that cannot be reached
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ResourceError(f"{url}: cannot be fetched ({reason}); go online once, or put the file beside the recipe") from error
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from biollm.core.errors import ConfigError, DataError, listed, repeated, storage_error
+from biollm.core.errors import ConfigError, DataError, first_line, listed, repeated, storage_error
 from biollm.core.files import sync, write_json
 from biollm.core.streams import fasta_records, read_blocks, read_lines, suffix_of
 from biollm.corpus.audit import Audit, AuditOptions, audit, order_splits
@@ -146,7 +146,7 @@ def _read(file: Path, options: AuditOptions) -> pl.DataFrame:
         else:
             raise DataError(f"{file}: '{suffix}' is no known kind of table; give {_READABLE}")
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{file}: not a whole table: {str(error).splitlines()[0]}; mend it, or export it again") from None
+        raise DataError(f"{file}: not a whole table: {first_line(error)}; mend it, or export it again") from None
     if table.height == 0:
         raise DataError(f"{file}: has no rows; give a table with a sequence a row")
     return table

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from biollm.core.errors import ConfigError, DataError, ResourceError
+from biollm.core.errors import ConfigError, DataError, ResourceError, first_line
 from biollm.core.streams import DAMAGE, suffix_of
 from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.embed.reading import GivenTracks, numbers
@@ -90,7 +90,7 @@ def _read_file(path: Path, rows: int, column: str, id_column: str | None, channe
             while batch := list(islice(records, rows)):
                 yield Batch([name for name, _ in batch], [sequence for _, sequence in batch], None)
     except _BROKEN as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise DataError(f"{path}: neither a whole FASTA nor a whole Parquet file: {reason}; fetch or export it again") from None
 
 
@@ -104,7 +104,7 @@ def _read_parquet(
         try:
             file = pq.ParquetFile(part)
         except (OSError, ValueError) as error:
-            raise DataError(f"{part}: not a whole Parquet file: {str(error).splitlines()[0]}; export it again") from None
+            raise DataError(f"{part}: not a whole Parquet file: {first_line(error)}; export it again") from None
         with file:
             names = file.schema_arrow.names
             if sorted(names) != (columns := columns or sorted(names)):

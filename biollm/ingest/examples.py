@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from biollm.core.errors import DataError
+from biollm.core.errors import DataError, first_line
 from biollm.core.job import Job
 from biollm.core.progress import progress
 from biollm.corpus.columns import COVERAGE, TRACK
@@ -39,7 +39,7 @@ def read_examples(job: Job[Config], dropped: Dropped) -> tuple[pl.DataFrame, dic
     try:
         table = pl.concat(tables, how="diagonal")
     except pl.exceptions.SchemaError as error:
-        raise DataError(f"the sources disagree on a column: {str(error).splitlines()[0]}; give it one type in all of them") from None
+        raise DataError(f"the sources disagree on a column: {first_line(error)}; give it one type in all of them") from None
     table = table.with_columns(_without_values(table, name) for name in table.columns if name.startswith((TRACK, COVERAGE)))
     if (twice := table.filter(pl.col("id").is_duplicated())).height:
         name = twice["id"][0]

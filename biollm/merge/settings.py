@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import ConfigError, DataError, first_line
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import quiet_libraries
 from biollm.modeling.vocabulary import TOKENIZER_FILES
@@ -46,7 +46,7 @@ def open_stock(folder: Path) -> Any:
         try:
             return _open_as(name, folder)
         except _REFUSALS as error:
-            why = (str(error).splitlines() or ["?"])[0]
+            why = first_line(error)
     raise ConfigError(f"{folder}: transformers cannot open its tokenizer: {why}; save it again with AutoTokenizer.save_pretrained")
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from biollm.core.artifacts import MANIFEST
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 from biollm.core.files import read_json, read_sidecar, sha256_file, sha256_json, write_json
 from biollm.core.progress import quiet_libraries
 from biollm.modeling.bottleneck import BOTTLENECK, BOTTLENECK_WEIGHTS, BottleneckModel, BottleneckSpec, check_names
@@ -143,7 +143,7 @@ def attach_peft(stock: nn.Module, config: Any) -> nn.Module:
             warnings.simplefilter("ignore")
             adapted = cast(nn.Module, peft.get_peft_model(cast(Any, stock), config))
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise ConfigError(f"peft cannot adapt a {type(stock).__name__}: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"peft cannot adapt a {type(stock).__name__}: {first_line(error)}") from error
     return _mend_prompts(adapted)
 
 
@@ -281,7 +281,7 @@ def attach_adapter(stock: nn.Module, folder: Path) -> nn.Module:
             return adapted
         return _attach_stored_peft(stock, folder)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{weights}: damaged, or not of the settings beside it: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"{weights}: damaged, or not of the settings beside it: {first_line(error)}") from error
 
 
 def _attach_stored_peft(stock: nn.Module, folder: Path) -> nn.Module:

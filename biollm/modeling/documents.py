@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 
 ATTENTION = "biollm_documents"
 # Largest difference of hidden states, relative to their largest value, that rounding makes.
@@ -160,7 +160,7 @@ def reads_documents(stock: nn.Module, rows: Sequence[NDArray[np.int64]]) -> str 
             positions = torch.from_numpy(position_ids(lengths, position_offset(stock.config)))[None].to(device)
             packed = encoder(input_ids=flat, position_ids=positions).last_hidden_state[0]
         except (ConfigError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            return (str(error).splitlines() or [type(error).__name__])[0]
+            return first_line(error)
         finally:
             stock.set_attn_implementation(attention)  # type: ignore[operator]
             stock.train(was_training)

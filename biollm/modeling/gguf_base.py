@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from biollm.core.errors import ConfigError, ResourceError
+from biollm.core.errors import ConfigError, ResourceError, first_line
 from biollm.core.progress import quiet_libraries
 from biollm.modeling.vocabulary import TOKENIZER
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
@@ -132,7 +132,7 @@ def _read_header(file: Path) -> dict[str, Any]:
         values: dict[str, Any] = {name: field.contents() for name in names if (field := reader.get_field(name)) is not None}
         tokens = reader.get_field("tokenizer.ggml.tokens")
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a whole GGUF file ({(str(error).splitlines() or ['?'])[0]}); fetch it again") from error
+        raise ConfigError(f"{file}: not a whole GGUF file ({first_line(error)}); fetch it again") from error
     if not types or "tokenizer.ggml.model" not in values or tokens is None:
         raise ConfigError(f"{file}: holds {'no tokenizer' if types else 'no tensors'}; expected a whole model: fetch another file")
     return {**values, "tensor_types": dict(types), "tokens": len(tokens.data)}
@@ -201,7 +201,7 @@ def _from_pretrained(kind: str, file: Path, **options: Any) -> Any:
             str(file.parent), gguf_file=file.name, local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # the tokenizers library raises nothing more special
-        message = (str(error).splitlines() or ["?"])[0]
+        message = first_line(error)
         raise ConfigError(
             f"{file}: transformers cannot load it as {kind}: {message}; use the model's safetensors folder instead"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 from biollm.core.files import read_json
 from biollm.core.progress import quiet_libraries
 from biollm.core.resources import model_folder
@@ -84,7 +84,7 @@ def load_stock(folder: Path, kind: str, **options: Any) -> nn.Module:
             **{"dtype": torch.float32} | options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: transformers cannot load it as {kind}: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"{folder}: transformers cannot load it as {kind}: {first_line(error)}") from error
     _check_whole(folder, loaded, sorted(report["missing_keys"]))
     return loaded
 
@@ -182,7 +182,7 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder.name}: transformers cannot read its config.json: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"{folder.name}: transformers cannot read its config.json: {first_line(error)}") from error
 
 
 def token_capacity(folder: Path, config: Any) -> int:

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 from biollm.core.files import read_sidecar
 from biollm.core.progress import quiet_libraries
 
@@ -77,7 +77,7 @@ def _run_four_bit() -> None:
             layer = bitsandbytes.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to(device)
             layer(torch.ones(1, 64, device=device, requires_grad=True)).sum().backward()
     except Exception as error:  # whatever a missing kernel raises: it names no kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"qlora: bitsandbytes is installed, but does not run on this machine ({reason}); use lora") from error
 
 

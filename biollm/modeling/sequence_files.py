@@ -18,7 +18,7 @@ import dnaio
 import polars as pl
 
 from biollm.core.alphabets import ALPHABETS, Alphabet, Modality
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import ConfigError, DataError, first_line
 from biollm.core.streams import DAMAGE, suffix_of
 
 _FASTA = {".fa", ".fasta", ".fna", ".faa", ".ffn", ".frn"}
@@ -78,7 +78,7 @@ def read_sequences(files: Iterable[Path], modality: Modality, column: str | None
         except (*_DAMAGED, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the file system's own; polars reports a damaged gzip file as an OSError without a number
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise DataError(f"{file}: not a whole {_form(file)}: {reason}; fetch or export it again") from None
         if len(records) == before:
             raise DataError(f"{file}: holds no {modality} sequence; expected a {_form(file)}")

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from biollm.core.errors import ConfigError, ResourceError
+from biollm.core.errors import ConfigError, ResourceError, first_line
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import quiet_libraries
 from biollm.modeling.file_copies import copy_bytes
@@ -302,7 +302,7 @@ def _architectures(folder: Path, raw: Any) -> tuple[Any, list[Any]]:
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / CONFIG}: transformers cannot read it: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise ConfigError(f"{folder / CONFIG}: transformers cannot read it: {first_line(error)}") from error
     classes = []
     for name in raw.get("architectures") or []:
         if (named := getattr(transformers, name, None)) is None:

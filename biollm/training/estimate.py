@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biollm.core.errors import ConfigError
+from biollm.core.errors import ConfigError, first_line
 from biollm.training.config import TrainingConfig
 from biollm.training.deepspeed import has_cuda
 
@@ -41,7 +41,7 @@ class Shape:
             kind = values["general.architecture"]
             layers, width, table = int(values[f"{kind}.block_count"]), int(values[f"{kind}.embedding_length"]), sizes["token_embd.weight"]
         except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: no whole GGUF model ({(str(error).splitlines() or ['?'])[0]}); fetch it again") from error
+            raise ConfigError(f"{file}: no whole GGUF model ({first_line(error)}); fetch it again") from error
         return cls(sum(sizes.values()), table, layers, width, table // width)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import ConfigError, DataError, first_line
 from biollm.core.files import write_json
 from biollm.core.progress import BAR_DELAY_SECONDS, quiet_libraries
 from biollm.core.seeding import derive_seed
@@ -80,13 +80,9 @@ def _told_tracker(where: str, trackers: Sequence[str]) -> Iterator[None]:
         if owner not in trackers:
             raise
         raise ConfigError(
-            f"{where}: {owner} gave up: {_first_line(error)}; put that right, or leave {owner} out of trackers, and run again to go on "
-            "from the last checkpoint"
+            f"{where}: {owner} gave up: {first_line(error).rstrip('.')}; put that right, or leave {owner} out of trackers, and run again "
+            "to go on from the last checkpoint"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def forget_deepspeed() -> None:

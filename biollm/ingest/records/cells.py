@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from biollm.core.errors import listed
+from biollm.core.errors import first_line, listed
 from biollm.core.streams import check_head
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.source import Record, Source, load_extra
@@ -115,4 +115,4 @@ def _medians(source: Source, table: Any, column: str | None) -> np.ndarray | Non
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)[:160]

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from biollm.core.errors import first_line
 from biollm.core.streams import fasta_records, read_lines
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.source import Record, Source
@@ -169,5 +170,5 @@ def read_genbank(source: Source, options: RecordOptions) -> Iterator[Record]:
 
 
 def _unreadable(source: Source, what: str, start: int, number: int, error: Exception) -> Exception:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    reason = first_line(error)[:120]
     return source.error(f"not a whole {what} (it begins at line {start}): {reason}; fetch or export it again", number or 1)

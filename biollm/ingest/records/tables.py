@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biollm.core.errors import DataError, listed, repeated
+from biollm.core.errors import DataError, first_line, listed, repeated
 from biollm.core.streams import check_head, read_lines
 from biollm.ingest.records.config import RecordOptions
 from biollm.ingest.records.source import Record, Source
@@ -141,7 +141,7 @@ def read_parquet(source: Source, options: RecordOptions) -> Iterator[Record]:
     except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
         if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno is not None):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)[:160]
         raise source.error(f"not a whole Parquet file: {reason}; fetch or export it again", 1, "row") from None
 
 
