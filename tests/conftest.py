@@ -339,12 +339,16 @@ def _wordpiece(kind: str, text: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _unigram(text: list[str]) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+def _unigram(kind: str, text: list[str]) -> Tokenizer:
+    """t5: as published; spm: as transformers makes one of a SentencePiece model, but that space at the end of a text stays."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    if kind == "spm":
+        steps = [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), "▁")]
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Sequence(steps), pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(vocab_size=1000, special_tokens=special, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator([*text[::4], *string.printable], trainer)
@@ -362,7 +366,7 @@ def train_base(kind: str) -> Tokenizer:
         return _byte_level(kind, text)
     if kind in ("llama2", "mistral"):
         return _byte_fallback(kind, text)
-    return _unigram(text) if kind == "t5" else _wordpiece(kind, text)
+    return _unigram(kind, text) if kind in ("t5", "spm") else _wordpiece(kind, text)
 
 
 @cache

@@ -33,8 +33,9 @@ from typing import Any, Literal
 from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
 from biollm.core.files import canonical_json
-from biollm.merge.spelling import METASPACE, START, Base, Spelling, code_places, members, pair, plan_spelling
+from biollm.merge.spelling import METASPACE, POOL, START, Base, Spelling, code_places, members, pair, plan_spelling
 from biollm.merge.tokenizer_file import fold_added_tokens, next_id
+from biollm.merge.words import SPACE, is_spaced, original, rewritten, sequence, split
 from biollm.modeling.atom_pieces import has_atom_pieces, residue_pieces, unit_of, unit_pieces
 from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from tokenizers import Tokenizer
@@ -83,7 +84,7 @@ def add_domain(
     Raises ConfigError if the base and the domain tokenizer cannot go together; says why and what to do.
     """
     bare = fold_added_tokens(strip_recognition(merged, vocabulary.isolated))
-    base = Base(bare, Tokenizer.from_str(canonical_json(bare)))
+    base = Base(bare, Tokenizer.from_str(canonical_json(rewritten(bare, POOL))))
     if base.kind == "WordPiece":
         piece_residues = 1 if kind == "char" else piece_residues
     elif kind != "kmer":
@@ -91,7 +92,7 @@ def add_domain(
     _check_kinds(base, kind, piece_residues)
     if modality == "smiles" and kind == "wordpiece" and not _ends_between_atoms(domain_json, piece_residues):
         raise ConfigError("this SMILES tokenizer cuts through atoms, as those of earlier versions do; train it again (biollm tokenizer)")
-    spelling = plan_spelling(base, residues, taken="".join(domain.letters for domain in vocabulary.isolated))
+    spelling = plan_spelling(base, residues, taken=_private(vocabulary.isolated))
     _check_pieces(base, spelling, piece_residues)
     first_id = next_id(bare)
     tokens = domain_tokens(domain_json)
@@ -228,11 +229,12 @@ def add_recognition(bare: dict[str, Any], domains: list[Domain]) -> dict[str, An
     merged = copy.deepcopy(bare)
     if not domains:
         return merged
+    words = rewritten(bare, _private(domains))
     front, back = _normalisers(bare, domains)
-    merged["normalizer"] = _sequence("normalizers", [*front, *members(bare["normalizer"], "normalizers"), *back])
+    merged["normalizer"] = sequence("normalizers", [*front, *members(words["normalizer"], "normalizers"), *back])
     before, behind = _pre_tokenizers(bare, domains)
-    merged["pre_tokenizer"] = _sequence("pretokenizers", [*before, *members(bare["pre_tokenizer"], "pretokenizers"), *behind])
-    merged["decoder"] = _sequence("decoders", [*members(bare["decoder"], "decoders"), *_decoders(bare, domains)])
+    merged["pre_tokenizer"] = sequence("pretokenizers", [*before, *members(words["pre_tokenizer"], "pretokenizers"), *behind])
+    merged["decoder"] = sequence("decoders", [*members(bare["decoder"], "decoders"), *_decoders(bare, domains)])
     return merged
 
 
@@ -241,11 +243,11 @@ def strip_recognition(merged: dict[str, Any], domains: list[Domain]) -> dict[str
 
     Raises ConfigError if the rules are not those that this version writes.
     """
-    bare = copy.deepcopy(merged)
     if not domains:
-        return bare
+        return copy.deepcopy(merged)
+    bare = copy.deepcopy(original(merged, _private(domains)))
     for key, name in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
-        bare[key] = _sequence(name, members(merged[key], name))
+        bare[key] = sequence(name, members(bare[key], name))
     front, back = _normalisers(bare, domains)
     before, behind = _pre_tokenizers(bare, domains)
     parts: tuple[tuple[str, str, list[dict[str, Any]], list[dict[str, Any]]], ...] = (
@@ -254,13 +256,14 @@ def strip_recognition(merged: dict[str, Any], domains: list[Domain]) -> dict[str
         ("decoder", "decoders", [], _decoders(bare, domains)),
     )
     for key, name, first, last in parts:
-        rules = members(merged[key], name)
-        kept = rules[len(first) : len(rules) - len(last)]
-        if [*first, *kept, *last] != rules:
+        rules = members(bare[key], name)
+        bare[key] = sequence(name, rules[len(first) : len(rules) - len(last)])
+    again = add_recognition(bare, domains)
+    for key, name, *_ in parts:
+        if members(again[key], name) != members(merged[key], name):
             raise ConfigError(
                 f"the {key} of this merged tokenizer was not written by this version of biollm; merge all domains again in one go"
             )
-        bare[key] = _sequence(name, kept)
     return bare
 
 
@@ -281,6 +284,9 @@ def _normalisers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict
     rules += [rule for domain in domains for rule in _fold_case(domain)]
     if _prepends(bare):  # the base puts a ▁ before every text, also before a sequence, where it does not belong
         return [], [*rules, _replace({"Regex": f"\\A{start}(?:(?:{sign})?+(?=[{marks}])|\\K{sign})"}, "")]
+    if _spaced(bare, domains):  # the space before the first word; not before a sequence, nor before a space that stands there
+        remove = f"\\A{start}(?:(?:{sign})?+(?=[{marks}{METASPACE}{SPACE}])|\\K{sign})"
+        return [{"type": "Prepend", "prepend": start}, *rules, _replace({"Regex": remove}, "")], []
     if _needs_no_start(bare, domains):
         return [*rules, *([_replace({"Regex": f"\\A{sign}"}, "")] if tagged else [])], []
     # What is inserted before the first letter of a text has no place in it, and tokenizers (0.23) breaks down at the next step that
@@ -296,6 +302,8 @@ def _start(bare: dict[str, Any], domains: list[Domain]) -> str:
     """
     if _needs_no_start(bare, domains):
         return ""
+    if _spaced(bare, domains):
+        return SPACE
     return domains[0].mark + START if _metaspace(bare) else START
 
 
@@ -305,11 +313,21 @@ def _needs_no_start(bare: dict[str, Any], domains: list[Domain]) -> bool:
     It gets no start, which takes 2 % of its speed. The ▁ that Metaspace puts before a sequence is removed behind it; that of a user's own
     space is told from it by a mark before it.
     """
+    normalisers, pre_tokenizers = _own_parts(bare, domains)
+    return not normalisers and [(part["type"], part.get("split")) for part in pre_tokenizers] == [("Metaspace", False)]
+
+
+def _spaced(bare: dict[str, Any], domains: list[Domain]) -> bool:
+    return is_spaced(*_own_parts(bare, domains))
+
+
+def _own_parts(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The base's own normalisers and pre-tokenizers, also where rules of domains still stand around them."""
     normalisers, pre_tokenizers = (
         [part for part in members(bare[key], name) if not any(domain.mark in str(part) for domain in domains)]
         for key, name in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
     )
-    return not normalisers and [(part["type"], part.get("split")) for part in pre_tokenizers] == [("Metaspace", False)]
+    return normalisers, pre_tokenizers
 
 
 def _leading_mark(domains: list[Domain]) -> str:
@@ -328,7 +346,9 @@ def _marks(domains: list[Domain]) -> str:
 
 
 def _prepends(bare: dict[str, Any]) -> bool:
-    return any(part["type"] == "Prepend" and not part["prepend"].endswith(START) for part in members(bare["normalizer"], "normalizers"))
+    return any(
+        part["type"] == "Prepend" and not part["prepend"].endswith((START, SPACE)) for part in members(bare["normalizer"], "normalizers")
+    )
 
 
 def _tags_sign(domains: list[Domain]) -> str:
@@ -425,14 +445,15 @@ def _metaspace(bare: dict[str, Any]) -> bool:
     return any(part["type"] == "Metaspace" for part in members(bare["pre_tokenizer"], "pretokenizers"))
 
 
-def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    def split(pattern: str, behavior: str) -> dict[str, Any]:
-        return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+def _private(domains: list[Domain]) -> str:
+    return "".join(domain.letters for domain in domains)
 
+
+def _pre_tokenizers(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     whole = [domain for domain in domains if domain.needs_cut]
     pieces = "|".join(map(_piece, whole))
     cuts = [split(pieces, "Isolated")] if pieces else []
-    if not _metaspace(bare):
+    if not _metaspace(bare) or _spaced(bare, domains):
         return cuts, []
     if _needs_no_start(bare, domains):
         leading, behind = _leading_mark(domains), f"(?={METASPACE}[{_marks(domains)}])"
@@ -469,9 +490,3 @@ def _decoders(bare: dict[str, Any], domains: list[Domain]) -> list[dict[str, Any
 
 def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
-
-
-def _sequence(name: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return {"type": "Sequence", name: parts}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tokenizers import Tokenizer
 
-KINDS = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5"]
+KINDS = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5", "spm"]
 MODALITIES = ["dna", "rna", "protein", "smiles"]
 OWN_KIND = {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram"}
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ from biollm.modeling.fastpath import ForeignLetterError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 MergedKind = Callable[..., Any]
-SMALL = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5"]
+SMALL = ["gpt2", "llama3", "qwen", "smollm2", "llama2", "mistral", "bert_uncased", "bert_cased", "t5", "spm"]
 REAL = ["real_gpt2", "real_gpt_neox", "real_modernbert", "real_bert_cased", "real_mistral", "real_minilm"]
 every_kind = pytest.mark.parametrize("kind", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in REAL)])
 every_kind_and_domain = pytest.mark.parametrize(
@@ -413,6 +413,32 @@ def test_domain_pieces_do_not_change_what_an_unknown_letter_costs_in_a_unigram_b
     merged = start_merge(base).add(domain)
     assert merged.ids("vwxyz") == [1, 0, 2]
     assert merged.ids("GATTACAGATTACANN") == merged.wanted("dna", "GATTACAGATTACANN")
+
+
+@pytest.mark.parametrize(("kind", "coded"), [("gpt2", False), ("llama3", False), ("qwen", False), ("smollm2", True)])
+def test_residues_that_are_no_letters_need_no_codes_among_words_of_letters(merged_kind: MergedKind, kind: str, coded: bool) -> None:
+    smiles = next(domain for domain in merged_kind(kind).vocabulary.domains if domain.modality == "smiles")
+    assert any(len(unit) > 2 for unit in smiles.units.values()) == coded
+
+
+@pytest.mark.parametrize("strip", [[], [{"type": "Strip", "strip_left": False, "strip_right": True}]])
+def test_a_base_with_spaces_in_front_gets_them_by_its_normaliser(
+    base_tokenizer: Callable[[str], Tokenizer],
+    domain_tokenizer: Callable[..., Any],
+    start_merge: Callable[[Tokenizer], Any],
+    strip: list[dict[str, Any]],
+) -> None:
+    """Each rule behind Metaspace would be tried at every word; nothing stands there."""
+    base = json.loads(base_tokenizer("spm").to_str())
+    base["normalizer"]["normalizers"] += strip
+    domains = [domain_tokenizer(modality, "unigram") for modality in ("dna", "protein")]
+    merged = start_merge(Tokenizer.from_str(json.dumps(base))).add(*domains)
+    assert [part["type"] for part in merged.json["pre_tokenizer"]["pretokenizers"]] == ["Split", "Metaspace"]
+    assert merged.ids("GATTACAGATTACA") == merged.wanted("dna", "GATTACAGATTACA")
+    assert merged.domain_ids(" a (GATTACAGATTACA)") == merged.wanted("dna", "GATTACAGATTACA")
+    for text in ("", " ", "  ", " a", "a  b ", "▁", "▁a", "a ▁ b", " ▁a ", "<", "<protein>", " <protein>MKV"):
+        own, wanted = (tokenizer.encode(text) for tokenizer in (merged.tokenizer, merged.base))
+        assert (own.ids, own.offsets) == (wanted.ids, wanted.offsets), text
 
 
 def test_pieces_of_smiles_end_between_atoms_by_every_path(
