@@ -165,6 +165,8 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 )
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            if self.state.global_step % config.checkpoint_steps:
+                return  # the Trainer asks once more behind the last step, but the weights are written next
             folder = work / f"checkpoint-{self.state.global_step}"
             self._check_weights(own_shares(self.model_wrapped))
             if _is_first():
