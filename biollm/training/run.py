@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -66,19 +66,7 @@ def train(recipe: Recipe, config: TrainingConfig, settings: RunSettings, *, work
     if done.exists() and not is_valid(done):
         shutil.rmtree(done)
     if not done.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        checkpoint = newest_to_go_on_from(work, work / BEST)
-        if checkpoint is not None:
-            say(f"{settings.what}: going on from {checkpoint.name}")
-            checkpoint = fit_to_processes(checkpoint, config)
-        run = {
-            "recipe": {"build": recipe.build, "arguments": recipe.arguments},
-            "config": config.model_dump(include=set(TrainingConfig.model_fields)),
-            "settings": vars(settings),
-            "checkpoint": str(checkpoint) if checkpoint else None,
-            "work": str(work.absolute()),
-            "logs": str(logs.absolute()),
-        }
+        run = described(recipe, config, settings, work, logs)
         if config.world_size == 1:
             from biollm.training.trainer import fit
 
@@ -90,6 +78,23 @@ def train(recipe: Recipe, config: TrainingConfig, settings: RunSettings, *, work
             raise DataError(f"{settings.what}: ended without a result; run again to go on from the last checkpoint")
     facts = read_json(done / FACTS)
     return Trained(weights=load_file(str(done / WEIGHTS)), **facts)
+
+
+def described(recipe: Recipe, config: TrainingConfig, settings: RunSettings, work: Path, logs: Path) -> dict[str, Any]:
+    """What `trainer.fit` is given, here or in other processes, with the newest valid checkpoint to go on from."""
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = newest_to_go_on_from(work, work / BEST)
+    if checkpoint is not None:
+        say(f"{settings.what}: going on from {checkpoint.name}")
+        checkpoint = fit_to_processes(checkpoint, config)
+    return {
+        "recipe": {"build": recipe.build, "arguments": recipe.arguments},
+        "config": config.model_dump(include=set(TrainingConfig.model_fields)),
+        "settings": vars(settings),
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "work": str(work.absolute()),
+        "logs": str(logs.absolute()),
+    }
 
 
 def with_hostfile(config: C, recipe_folder: Path) -> C:

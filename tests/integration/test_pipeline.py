@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -206,12 +206,11 @@ def test_changing_a_key_runs_again_only_what_depends_on_it(reference: Path, tmp_
 
 
 def test_help_answers_in_under_a_second() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "biollm", "--help"], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # what it took of a processor: other tests run beside this one
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    command = [sys.executable, "-m", "biollm", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert all(name in done.stdout for name in [*NAMES, "run", "doctor"])
+    # the fastest of some: other tests run beside this one
+    assert min(timeit.repeat(lambda: subprocess.run(command, capture_output=True, check=True), number=1, repeat=5)) < 1
 
 
 def test_doctor_says_what_is_missing(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ OBJECTIVES = {
     "prefix": ("decoder", {}),
     "span_corruption": ("encoder-decoder", {}),
 }
+SHARED = {"processes": 2, "log_steps": 1, "checkpoint_steps": 2}
 # Tasks one after the other in one process group: a launch for each would take ten seconds each.
 FIT_ALL = """
 import sys
@@ -70,44 +71,35 @@ class Pairs:
 def by_two_processes(arguments: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """Each objective, and each stage of ZeRO, with batches that two processes share."""
     folder = tmp_path_factory.mktemp("two")
-    objectives = {
-        name: written_task(folder / name, arguments(kind, objective=name, processes=2, log_steps=1, checkpoint_steps=2, **more))
-        for name, (kind, more) in OBJECTIVES.items()
-    }
-    whole = {zero: written_task(folder / f"zero_{zero}", arguments("decoder", **sharing(zero))) for zero in range(4)}
-    fit_all([*objectives.values(), *whole.values()])
-    rest = {zero: written_task(folder / f"cut_{zero}", arguments("decoder", **sharing(zero))) for zero in range(4)}
-    for zero in rest:
-        shutil.copytree(whole[zero], rest[zero], dirs_exist_ok=True)
-        cut(rest[zero], 2)
+    tasks = {name: (folder / name, arguments(kind, objective=name, **SHARED, **more)) for name, (kind, more) in OBJECTIVES.items()}
+    whole = {zero: (folder / f"zero_{zero}", arguments("decoder", zero=zero, **SHARED)) for zero in range(4)}
+    fit_all([*tasks.values(), *whole.values()])
+    rest = {zero: (folder / f"cut_{zero}", given) for zero, (_, given) in whole.items()}
+    for zero, (work, _) in rest.items():
+        shutil.copytree(whole[zero][0], work)
+        cut(work, 2)
     fit_all(list(rest.values()))
-    return Pairs(objectives, whole, rest)
+    return Pairs(*({key: work for key, (work, _) in runs.items()} for runs in (tasks, whole, rest)))
 
 
-def sharing(zero: int) -> dict[str, Any]:
-    return {"processes": 2, "zero": zero, "log_steps": 1, "checkpoint_steps": 2}
-
-
-def written_task(work: Path, given: dict[str, Any]) -> Path:
-    """The work folder of a run whose task stands beside it."""
+def fit_all(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    """What `train` does of each run, given its work folder and the arguments of its task, but for a launch of its own."""
     from biollm.core.files import write_json
-    from biollm.training.config import TrainingConfig
+    from biollm.pretrain.config import Config
+    from biollm.training.run import RunSettings, described
+    from biollm.training.task import Recipe
 
-    work.mkdir()
-    config = {name: value for name, value in given["config"].items() if name in TrainingConfig.model_fields}
-    run = {"recipe": {"build": "biollm.pretrain.task:build", "arguments": given}, "config": config, "checkpoint": None}
-    write_json(work.with_suffix(".json"), run | {"settings": {"seed": 5, "what": "test"}, "work": str(work), "logs": str(work)})
-    return work
-
-
-def fit_all(works: list[Path]) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    script = works[0].with_name("fit_all.py")
+    tasks = []
+    for work, given in runs:
+        recipe = Recipe("biollm.pretrain.task:build", given)
+        tasks.append(work.with_name(f"{work.name}.json"))
+        write_json(tasks[-1], described(recipe, Config(**given["config"]), RunSettings(5, "test"), work, work))
+    script = runs[0][0].with_name("fit_all.py")
     script.write_text(FIT_ALL)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
     clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
-    tasks = [str(work.with_suffix(".json")) for work in works]
-    done = subprocess.run([*launcher, str(script), *tasks], env=clean, capture_output=True, text=True, check=False)
-    assert all((work / "trained" / "seal.json").is_file() for work in works), done.stderr
+    done = subprocess.run([*launcher, str(script), *map(str, tasks)], env=clean, capture_output=True, text=True, check=False)
+    assert all((work / "trained" / "seal.json").is_file() for work, _ in runs), done.stderr
 
 
 @pytest.mark.slow
@@ -146,11 +138,14 @@ def test_two_processes_give_what_one_gives_and_go_on_where_they_were_cut(
     pretrain: Pretrain, by_two_processes: Pairs, tmp_path: Path, zero: int
 ) -> None:
     one = pretrain("decoder", tmp_path)
-    two, gone_on = (pretrain("decoder", runs[zero], **sharing(zero)) for runs in (by_two_processes.zero, by_two_processes.cut))
+    whole, rest = by_two_processes.zero[zero], by_two_processes.cut[zero]
+    two, gone_on = (pretrain("decoder", work, zero=zero, **SHARED) for work in (whole, rest))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     for name, weights in one.weights.items():
         torch.testing.assert_close(two.weights[name], weights, rtol=1e-3, atol=1e-4, msg=name)
     assert_equal(gone_on, two)
+    written, again = ({step: (work / f"checkpoint-{step}" / "seal.json").stat().st_mtime_ns for step in (2, 4)} for work in (whole, rest))
+    assert (written[2] == again[2], written[4] == again[4]) == (True, False), "it went on from the second step"
 
 
 @pytest.mark.parametrize(("architecture", "settings"), [
@@ -252,6 +247,13 @@ def test_every_damage_to_every_file_of_a_checkpoint_is_seen(pretrain: Pretrain, 
     (sealed / "more").unlink()
     assert is_valid(sealed)
     assert damages >= 25
+
+
+def test_behind_the_last_step_stand_the_weights_and_no_checkpoint_that_was_not_asked_for(pretrain: Pretrain, tmp_path: Path) -> None:
+    whole = pretrain("decoder", tmp_path, steps=3)
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    shutil.rmtree(tmp_path / "trained")
+    assert_equal(pretrain("decoder", tmp_path, steps=3), whole)
 
 
 def test_a_run_that_ended_is_not_run_again(pretrain: Pretrain, tmp_path: Path) -> None:
