@@ -226,16 +226,21 @@ def _spell(residues: str, units: dict[str, str]) -> str:
 
 def add_recognition(bare: dict[str, Any], domains: list[Domain]) -> dict[str, Any]:
     """A tokenizer.json whose normaliser, pre-tokenizer and decoder know the domains."""
-    merged = copy.deepcopy(bare)
     if not domains:
-        return merged
+        return copy.deepcopy(bare)
+    return copy.deepcopy(bare) | _with_rules(bare, domains, _decoders(bare, domains))
+
+
+def _with_rules(bare: dict[str, Any], domains: list[Domain], decoders: list[dict[str, Any]]) -> dict[str, Any]:
+    """The base's normaliser, pre-tokenizer and decoder with the rules of domains around them."""
     words = rewritten(bare, _private(domains))
     front, back = _normalisers(bare, domains)
-    merged["normalizer"] = sequence("normalizers", [*front, *members(words["normalizer"], "normalizers"), *back])
     before, behind = _pre_tokenizers(bare, domains)
-    merged["pre_tokenizer"] = sequence("pretokenizers", [*before, *members(words["pre_tokenizer"], "pretokenizers"), *behind])
-    merged["decoder"] = sequence("decoders", [*members(bare["decoder"], "decoders"), *_decoders(bare, domains)])
-    return merged
+    return {
+        "normalizer": sequence("normalizers", [*front, *members(words["normalizer"], "normalizers"), *back]),
+        "pre_tokenizer": sequence("pretokenizers", [*before, *members(words["pre_tokenizer"], "pretokenizers"), *behind]),
+        "decoder": sequence("decoders", [*members(bare["decoder"], "decoders"), *decoders]),
+    }
 
 
 def strip_recognition(merged: dict[str, Any], domains: list[Domain]) -> dict[str, Any]:
@@ -250,15 +255,16 @@ def strip_recognition(merged: dict[str, Any], domains: list[Domain]) -> dict[str
         bare[key] = sequence(name, members(bare[key], name))
     front, back = _normalisers(bare, domains)
     before, behind = _pre_tokenizers(bare, domains)
+    decoders = _decoders(bare, domains)
     parts: tuple[tuple[str, str, list[dict[str, Any]], list[dict[str, Any]]], ...] = (
         ("normalizer", "normalizers", front, back),
         ("pre_tokenizer", "pretokenizers", before, behind),
-        ("decoder", "decoders", [], _decoders(bare, domains)),
+        ("decoder", "decoders", [], decoders),
     )
     for key, name, first, last in parts:
         rules = members(bare[key], name)
         bare[key] = sequence(name, rules[len(first) : len(rules) - len(last)])
-    again = add_recognition(bare, domains)
+    again = _with_rules(bare, domains, decoders)
     for key, name, *_ in parts:
         if members(again[key], name) != members(merged[key], name):
             raise ConfigError(

@@ -32,19 +32,22 @@ def rewritten(bare: dict[str, Any], private: str) -> dict[str, Any]:
     A text of a spaced base has to begin with a space of its own then, but before a sequence.
     """
     parts = members(bare["pre_tokenizer"], "pretokenizers")
+    if is_spaced(members(bare["normalizer"], "normalizers"), parts):
+        return bare | {"pre_tokenizer": _SPACES}
     match parts:
         case [{"type": "ByteLevel", "add_prefix_space": False} as words] if words.get("use_regex", True):
-            parts = [split(_letters_apart(_GPT2, private), "Isolated"), words | {"use_regex": False}]
-        case [{"type": "Split", "pattern": {"Regex": pattern}} as cut, {"type": "ByteLevel", "use_regex": False} as words]:
-            apart = split(_letters_apart(pattern, private), "Isolated")
-            if cut != split(pattern, "Isolated") or words["add_prefix_space"] or not _leaves_whole(apart, private):
-                return bare
-            parts = [apart, words]
-        case [_] if is_spaced(members(bare["normalizer"], "normalizers"), parts):
-            parts = [_SPACES]
+            pattern = _GPT2
+        case [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False} as words,
+        ]:
+            pass
         case _:
             return bare
-    return bare | {"pre_tokenizer": sequence("pretokenizers", parts)}
+    apart = _letters_apart(pattern, private)
+    if not _leaves_whole(apart, private):
+        return bare
+    return bare | {"pre_tokenizer": sequence("pretokenizers", [split(apart, "Isolated"), words | {"use_regex": False}])}
 
 
 def original(merged: dict[str, Any], private: str) -> dict[str, Any]:
@@ -90,16 +93,17 @@ def split(pattern: str, behavior: str) -> Part:
 def _letters_apart(pattern: str, private: str) -> str:
     """Words with sequences as words of their own. They come last, where nothing else can match: a way to match that stands before the
     words is tried at each of them, which takes 7 %."""
-    return _CLASS_OR_LETTER.sub(lambda found: _other_letter(private) if found.group() == _LETTER else found.group(), pattern) + _runs(
-        private
-    )
+
+    def narrowed(found: re.Match[str]) -> str:
+        return _other_letter(private) if found.group() == _LETTER else found.group()
+
+    return _CLASS_OR_LETTER.sub(narrowed, pattern) + _runs(private)
 
 
-def _leaves_whole(apart: Part, private: str) -> bool:
+def _leaves_whole(pattern: str, private: str) -> bool:
     """Whether nothing else in a base's words matches a part of a sequence, as `.` would."""
     run = "".join(private[0] + residue for residue in "C(=1)a")
-    cut = pre_tokenizers.Split(Regex(apart["pattern"]["Regex"]), "isolated")
-    return run in [piece for piece, _ in cut.pre_tokenize_str(f">{run}<")]
+    return run in [piece for piece, _ in pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str(f">{run}<")]
 
 
 def _other_letter(private: str) -> str:
