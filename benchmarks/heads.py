@@ -39,7 +39,7 @@ from biollm.classify.tables import Tables
 from biollm.core.machine import granted_cores, thread_limits
 from biollm.stages import BY_NAME, Run
 
-K, REPEATS, LARGEST_SHORTFALL, SEED = 4, 5, 0.002, 0
+K, REPEATS, LARGEST_DIFFERENCE, LARGEST_SHORTFALL, SEED = 4, 5, 0.01, 0.002, 0
 RECIPE = Path(__file__).parent.parent / "pipelines" / "quickstart.yaml"
 CORES = granted_cores()
 os.environ |= thread_limits(CORES)  # as `biollm classify` does
@@ -111,6 +111,8 @@ print(f"heads: {len(table)} windows, {table.shape[1]} columns, {len(folds)} fold
 for way, median in medians.items():
     told = f"   ours is {ratios[way]:.2f}x as fast" if way in ratios else ""
     print(f"  {way:<48}{median:8.3f} s   AUROC {aurocs[way]:.5f}{told}", flush=True)
+difference = max(abs(aurocs[way] - aurocs[OURS]) for way in (THREADS, PROCESSES))
+assert difference <= LARGEST_DIFFERENCE, f"AUROC differs by {difference:.4f} at equal settings; promised at most {LARGEST_DIFFERENCE}"
 shortfall = max(aurocs.values()) - aurocs[OURS]
 assert shortfall <= LARGEST_SHORTFALL, f"AUROC is {shortfall:.4f} below the best; promised at most {LARGEST_SHORTFALL}"
 record(

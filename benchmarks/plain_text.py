@@ -13,17 +13,14 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
-from harness import RESULTS, _processor
+from harness import record
 
 from biollm.core.alphabets import DNA
-from biollm.core.artifacts import package_versions
-from biollm.core.machine import usable_cores
 from biollm.core.resources import resolve_files, resolve_folder
 from biollm.merge.isolate import Recognition, add_domain
 from biollm.merge.proof import read_lines, sample_lines
@@ -122,13 +119,9 @@ def main() -> None:
         for kind, speeds in tables[name].items():
             print(f"{name:16} {kind:10} " + "   ".join(f"{label} {speed:.2f}" for label, speed in speeds.items()))
     dna = [speed["dna"] for table in tables.values() for speed in table.values()]
-    result = {
-        "name": "plain_text", "ours": statistics.median(dna), "peers": {"base": 1.0}, "ratios": {"base": statistics.median(dna)},
-        "unit": "speed on plain text as a share of the base's; ours: one domain, DNA, median over bases and texts", "tables": tables,
-        "versions": package_versions(), "command": f"make bench NAME={Path(sys.argv[0]).stem}",
-        "hardware": {"processor": _processor(), "cores": usable_cores()},
-    }  # fmt: skip
-    (RESULTS / "plain_text.json").write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    ours = statistics.median(dna)
+    unit = "speed on plain text as a share of the base's; ours: one domain, DNA, median over bases and texts"
+    record("plain_text", ours, {"base": 1.0}, {"base": ours}, unit, tables=tables)
 
 
 if __name__ == "__main__":
