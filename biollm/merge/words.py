@@ -19,7 +19,9 @@ from tokenizers import Regex, pre_tokenizers
 
 Part = dict[str, Any]
 
-_GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+# The words that ByteLevel has of its own, GPT-2's, written so that they are found sooner: one look for all contractions, and nothing is
+# kept to go back to within a word (++).
+_GPT2 = "'(?:[stmd]|re|ve|ll)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s+(?!\\S)|\\s+"
 _LETTER = "\\p{L}"
 _CLASS_OR_LETTER = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\p\{L\}")
 SPACE = " "
