@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from biollm.core.seeding import derive_seed, generator
+from biollm.core.seeding import generator
 from biollm.corpus.columns import LABEL
 
 FloatArray = npt.NDArray[np.float64]
 
-# A neighbour graph of fewer records says little, and UMAP takes its seconds to start (its loops are compiled anew in every process).
+# A neighbour graph of fewer records says little.
 UMAP_RECORDS = 500
 _NEIGHBOURS = 15
 # UMAP sees the first components only: they hold what distances are made of, and 20 times fewer numbers.
 _UMAP_COMPONENTS = 50
+# The largest coordinate of the places that UMAP begins at: what its authors scale theirs to.
+_START_EXTENT = 10.0
 # A label of numbers with more values than this is no set of classes.
 _CLASSES = 12
 
@@ -68,13 +69,13 @@ def label_names(values: pl.Series, name: str) -> pl.Series:
     return pl.Series([named[quarter] for quarter in quarters])
 
 
-def map_embeddings(embeddings: Path, sample: pl.DataFrame, seed: int) -> EmbeddingMap:
+def map_embeddings(embeddings: Path, sample: pl.DataFrame) -> EmbeddingMap:
     """Project the sampled records of one embedding set: principal components, and UMAP of 500 records or more."""
     vectors = sample.join(pl.read_parquet(embeddings), on="id", maintain_order="left")["embedding"].to_numpy().astype(np.float64)
     components, share = principal_components(vectors, _UMAP_COMPONENTS)
     views = {"PCA": components[:, :2]}
     if len(vectors) >= UMAP_RECORDS:
-        views["UMAP"] = umap_layout(components, seed)
+        views["UMAP"] = umap_layout(components)
     points: list[dict[str, str | float]] = sample.select("id", "source", "label", "split").to_dicts()
     for view, coordinates in views.items():
         for point, (x, y) in zip(points, coordinates, strict=True):
@@ -96,14 +97,15 @@ def principal_components(vectors: FloatArray, number: int = 2) -> tuple[FloatArr
     return centred @ (kept * signs), (float(first), float(second))
 
 
-def umap_layout(vectors: FloatArray, seed: int) -> FloatArray:
-    """(rows, 2) coordinates that keep neighbours together. Seeded, and so in one thread: equal runs on one machine give equal bits.
+def umap_layout(components: FloatArray) -> FloatArray:
+    """(rows, 2) coordinates that keep neighbours together, of the first principal components of the same rows.
 
-    Source: L. McInnes, J. Healy, J. Melville, UMAP, arXiv:1802.03426.
+    It begins at the first two components, which keeps what UMAP otherwise loses, the large distances, and serves separate islands too.
+    Sources: L. McInnes, J. Healy, J. Melville, UMAP, arXiv:1802.03426; D. Kobak, G. C. Linderman, Initialization is critical for preserving
+    global data structure, Nature Biotechnology 39, 2021.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that a seed means one thread, and that TensorFlow is not there
-        from umap import UMAP  # three seconds: only where it is used
+    from scranpy import run_umap
 
-        layout = UMAP(n_neighbors=_NEIGHBOURS, random_state=derive_seed(seed, "report", "umap") % 2**32, n_jobs=1)
-        return np.asarray(layout.fit_transform(vectors), dtype=np.float64)
+    start = components[:, :2] * (_START_EXTENT / (np.abs(components[:, :2]).max() or 1.0))
+    layout = run_umap(components.T, num_neighbors=_NEIGHBOURS, initialize_method="none", initial_coordinates=start)
+    return np.asarray(layout, dtype=np.float64)

@@ -69,4 +69,4 @@ def _maps(job: Job[Config], label: str | None) -> dict[str, EmbeddingMap]:
     sets = job.facts_of("embed")["sets"]
     shown = [name for name in (_UNTOUCHED, next((name for name in _ADAPTED if name in sets), None)) if name in sets]
     sample = sample_records(job.input("ingest") / RECORDS, label, job.config.max_points, job.seed)
-    return {name: map_embeddings(job.input("embed") / f"{name}.parquet", sample, job.seed) for name in shown if name is not None}
+    return {name: map_embeddings(job.input("embed") / f"{name}.parquet", sample) for name in shown if name is not None}

@@ -313,7 +313,7 @@ def report_job(results: Results, tmp_path: Path) -> Callable[..., Job[Config]]:
         out = tmp_path / f"report{next(made)}"
         out.mkdir()
         inputs = {name: artifact for name, artifact in results.made.items() if name not in without}
-        return results.job(Config(**{"max_points": 400, **config}), "report", inputs, out)  # UMAP, from 500 on, takes seconds to start
+        return results.job(Config(**{"max_points": 400, **config}), "report", inputs, out)  # UMAP, from 500 on, takes a second
 
     return make
 
