@@ -99,8 +99,9 @@ def head_outcome(plan: RowPlan, tables: Tables, dataset: Dataset, folds: list[Fo
         fitted = list(pool.map(fit, all_folds))
     kept, heads = fitted[0], [each.head for each in fitted[-len(folds) :]]
     columns = tables.features(plan, kept.encoder) if shared is None else shared
-    shown = explained_rows(columns[keep.train])
-    top = top_features(HEADS[method.kind].explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
+    kind = HEADS[method.kind]
+    shown = explained_rows(columns[keep.train], kind.explained_rows)
+    top = top_features(kind.explain(kept.head.model, shown), tables.names(plan, kept.encoder), shown)
     choice = kept.head.choice
     return Outcome(output, float(np.mean([head.inner_score for head in heads])), choice, kept, tuple(heads), tuple(top))
 

@@ -225,9 +225,8 @@ def top_features(facts: Facts) -> Section | None:
         for row in found
     ]
     prose = (
-        "For the best adapted row and the best baseline: how far each feature moves what the head says, on average, or of a random forest "
-        "how much its splits by that feature tell the train records apart (decrease in impurity). A dimension of an embedding has no "
-        "meaning by itself; a k-mer has. Where k-grams share a column, it is named by those that stand in it most often."
+        "For the best adapted row and the best baseline: how far each feature moves what the head says, on average. A dimension of an "
+        "embedding has no meaning by itself; a k-mer has. Where k-grams share a column, it is named by those that stand in it most often."
     )
     return Section("features", "What the heads look at", [prose], tables=tables)
 

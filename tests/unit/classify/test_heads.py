@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from biollm.classify.boosting import cross_validate_trees, threads
 from biollm.classify.config import HeadName, Task, TuneOptions
-from biollm.classify.explain import top_features
+from biollm.classify.explain import explained_rows, top_features
 from biollm.classify.fitting import Method, fit_head
 from biollm.classify.heads import HEADS, heads_for
 from biollm.classify.measures import primary_score
@@ -140,14 +140,24 @@ def test_optuna_sees_inner_rows_only_and_repeats_itself() -> None:
     assert head.settings["C"] not in [choice["C"] for choice in HEADS["logistic"].choices]
 
 
-def test_shap_values_are_mapped_to_the_columns_that_matter() -> None:
-    train = _examples(300, 0, "binary")
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize("name", ["logistic", "xgboost", "forest"])
+def test_shap_values_are_mapped_to_the_columns_that_matter(name: HeadName, task: Task) -> None:
+    train = _examples(300, 0, task)
     names = [f"column {i}" for i in range(5)]
-    for name in ("logistic", "xgboost", "forest"):
-        model = HEADS[name].fit(train, train, HEADS[name].choices[-1], 2, None, 0)
-        top = top_features(HEADS[name].explain(model, train.features), names, train.features)
-        assert top[0]["feature"] == "column 0"
-        assert top[0]["direction"] == (0 if name == "forest" else 1)
+    model = HEADS[name].fit(train, train, HEADS[name].choices[-1], len(train.targets.classes), None, 0)
+    rows = explained_rows(train.features, HEADS[name].explained_rows)
+    top = top_features(HEADS[name].explain(model, rows), names, rows)
+    assert (top[0]["feature"], top[0]["direction"]) == ("column 0", 1 if task == "binary" else 0)
+
+
+def test_shap_values_of_a_forest_add_up_to_its_probabilities() -> None:
+    train = _examples(300, 0, "binary")
+    model = HEADS["forest"].fit(train, train, HEADS["forest"].choices[0], 2, None, 0)
+    contributions = HEADS["forest"].explain(model, train.features[:20])
+    assert contributions is not None
+    unexplained = model.output(train.features[:20]) - contributions.sum(axis=1)  # the same for all rows: the mean over the train rows
+    assert unexplained == pytest.approx(unexplained[0], abs=1e-6)
 
 
 def test_folds_on_shared_bins_do_not_depend_on_the_workers_and_equal_xgboost_alone() -> None:
