@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from biollm.classify.covariates import NumberColumn
 from biollm.core.errors import ConfigError, DataError, ResourceError, first_line, listed, storage_error
 from biollm.core.files import sync
-from biollm.core.progress import progress, say
+from biollm.core.progress import progress
 from biollm.core.streams import DAMAGE, suffix_of
 from biollm.corpus.columns import COVERAGE, TRACK
 from biollm.embed.inputs import COLUMN, ID_COLUMN, read_batches
@@ -124,8 +124,6 @@ def _frames(path: Path, suffix: str, predictor: Predictor, job: PredictJob) -> I
                 with pq.ParquetFile(part) as file:
                     coverages = [COVERAGE + name for name in predictor.channels]
                     kept = _kept(part, file.schema_arrow.names, [*named, *columns, *coverages], [*optional, *coverages])
-                    if told := [name for name in coverages if name not in kept]:
-                        say(f"predict: {part.name} has no {', '.join(told)}; the model is told no coverage")
                     for block in file.iter_batches(job.rows, columns=kept):
                         yield pl.DataFrame(block)
     except (pa.ArrowInvalid, *DAMAGE) as error:

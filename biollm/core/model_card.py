@@ -24,7 +24,7 @@ ModelStage = Literal["expand", "pretrain", "finetune"]
 CARD = "README.md"
 # What a folder opens with, by a file of its own; without either with transformers.
 _LIBRARIES = {"adapter_config.json": "peft", "bottleneck.json": "biollm"}
-_FUSION_FILE = "fusion.json"
+_FUSION_FILE, _VOCABULARY_FILE = "fusion.json", "biollm_vocabulary.json"
 _PIPELINE_TAGS = {
     "masked": "fill-mask", "diffusion": "fill-mask", "causal": "text-generation", "prefix": "text-generation",
     "seq2seq": "text2text-generation", "span_corruption": "text2text-generation",
@@ -54,8 +54,11 @@ def write_model_card(folder: Path, stage: ModelStage, job: Job[Any], facts: Fact
     library = next((library for file, library in _LIBRARIES.items() if (folder / file).is_file()), "transformers")
     channels = read_json(folder / _FUSION_FILE)["channels"] if (folder / _FUSION_FILE).is_file() else []
     measured = [channel["name"] for channel in channels if channel.get("computed") is None]
+    domains = read_json(folder / _VOCABULARY_FILE)["domains"] if (folder / _VOCABULARY_FILE).is_file() else []
+    read = {domain["modality"] for domain in domains if domain["strategy"] == "isolate"}
     licence: Facts = {key: data[key] for key in ("license", "license_name", "license_link", "language") if key in data}
-    write_text_atomic(folder / CARD, model_card(stage, job.base_model, facts, job.inputs, licence, library, method, measured))
+    text = model_card(stage, job.base_model, facts, job.inputs, licence, library, method, measured, several=len(read) > 1)
+    write_text_atomic(folder / CARD, text)
     return folder / CARD
 
 
@@ -81,11 +84,13 @@ def model_card(
     library: str = "transformers",
     method: str | None = None,
     measured: Sequence[str] = (),
+    *,
+    several: bool = False,
 ) -> str:
     """The text of a card: YAML front matter and Markdown. The front matter is checked by huggingface_hub, offline.
 
     library: what the folder opens with: transformers, or of an adapter peft or biollm. measured: the tracks that the model reads and that
-    do not follow from the sequence.
+    do not follow from the sequence. several: whether it reads sequences of several kinds, so that a user has to say which are meant.
     Raises ValueError if a fact does not fit the hub's form, which only a bug of ours can cause.
     """
     ingest = upstream["ingest"].facts if "ingest" in upstream else {}
@@ -105,7 +110,7 @@ def model_card(
         f"Made by biollm: {_base(base_model)}, adapted to {_domain(ingest)}. {_DONE[stage]}",
         "## What was measured\n\n" + _table(_measured(facts, ingest, method)),
         "## How it was made\n\n" + _table(_made(stage, base_model, facts, upstream, method)),
-        "## How to use it\n\n" + _usage(facts, library, method, measured),
+        "## How to use it\n\n" + _usage(facts, library, method, measured, ingest.get("modality") if several else None),
         "## Limits\n\n" + _limits(facts, ingest),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
@@ -201,9 +206,10 @@ def _made(stage: ModelStage, base_model: str, facts: Facts, upstream: dict[str, 
     return [(name, str(value)) for name, value in said.items() if value is not None]
 
 
-def _usage(facts: Facts, library: str, method: str | None, measured: Sequence[str]) -> str:
+def _usage(facts: Facts, library: str, method: str | None, measured: Sequence[str], modality: str | None) -> str:
+    """modality: what is to be said of sequences, where the model reads several kinds."""
     folder = "path/to/this/folder"
-    embed = _python(*_embedding(folder, measured))
+    embed = _python(*_embedding(f'"{folder}"' + (f', modality="{modality}"' if modality else ""), measured))
     if library == "transformers":
         stock = "Without biollm the folder opens with `AutoTokenizer` and `AutoModel` of transformers"
         tracks = "; the tracks are then not read." if facts.get("fused_channels") or facts.get("fusion") else "."
@@ -218,17 +224,17 @@ def _usage(facts: Facts, library: str, method: str | None, measured: Sequence[st
     return f"An adapter, which cannot be folded into its base: biollm opens both together.{only}\n\n{embed}"
 
 
-def _embedding(folder: str, measured: Sequence[str]) -> list[str]:
+def _embedding(model: str, measured: Sequence[str]) -> list[str]:
     """Lines of code that give vectors; of a model that reads measured tracks with these, as it refuses sequences alone."""
     if not measured:
-        return ["from biollm import Embedder", "", f'vectors = Embedder("{folder}").embed(sequences)  # float32 (n, d)']
+        return ["from biollm import Embedder", "", f"vectors = Embedder({model}).embed(sequences)  # float32 (n, d)"]
     values = ", ".join(f'"{name}": [...]' for name in measured)
     return [
         "from biollm import Embedder",
         "",
         f"tracks = [{{{values}}}, ...]  # for each sequence its tracks: a number for each letter, NaN where nothing was measured",
-        f'vectors = Embedder("{folder}").embed(sequences, tracks=tracks)  # float32 (n, d)',
-        f'vectors = Embedder("{folder}", tracks="off").embed(sequences)  # without them',
+        f"vectors = Embedder({model}).embed(sequences, tracks=tracks)  # float32 (n, d)",
+        f'vectors = Embedder({model}, tracks="off").embed(sequences)  # without them',
     ]
 
 

@@ -165,3 +165,12 @@ def test_the_card_of_a_model_that_needs_measured_tracks_gives_them(tmp_path: Pat
     assert 'tracks = [{"beta": [...]}, ...]' in text
     assert ".embed(sequences, tracks=tracks)" in text
     assert "tracks=tracks" not in model_card("pretrain", "", PRETRAIN, UPSTREAM)
+
+
+@pytest.mark.parametrize(("modalities", "said"), [(["dna", "protein"], True), (["dna", "dna"], False)])
+def test_the_card_of_a_model_of_several_domains_says_which_is_meant(tmp_path: Path, modalities: list[str], said: bool) -> None:
+    domains = [{"modality": modality, "strategy": "isolate"} for modality in modalities]
+    (tmp_path / "biollm_vocabulary.json").write_text(json.dumps({"domains": domains}))
+    job: Job[Any] = Job(Section(), 1, UPSTREAM, tmp_path, tmp_path, tmp_path, tmp_path, "package:x/y")
+    text = write_model_card(tmp_path, "pretrain", job, PRETRAIN, made_from=tmp_path).read_text()
+    assert ('Embedder("path/to/this/folder", modality="dna").embed(sequences)' in text) == said
