@@ -57,15 +57,26 @@ class Channel(BaseModel):
                     f"{where} has {shape} {what}, but the sequence has {length} residues; give one for each, NaN where there is none "
                     "(is it the track of another window or build?)"
                 )
-        if (infinite := np.flatnonzero(np.isinf(track.level))).size:
-            raise DataError(f"{where} is infinite at position {infinite[0] + 1}; expected numbers, or NaN where there is no value")
-        if self.is_share and (outside := np.flatnonzero((track.level < 0) | (track.level > 1))).size:
-            place = outside[0]
+        low, high = _extremes(track.level)
+        if low == -np.inf or high == np.inf:
+            place = np.flatnonzero(np.isinf(track.level))[0]
+            raise DataError(f"{where} is infinite at position {place + 1}; expected numbers, or NaN where there is no value")
+        if self.is_share and (low < 0 or high > 1):
+            place = np.flatnonzero((track.level < 0) | (track.level > 1))[0]
             raise DataError(
                 f"{where} is {track.level[place]:g} at position {place + 1}; this channel holds shares from 0 to 1 (divide percent by 100)"
             )
-        if track.coverage is not None and (bad := np.flatnonzero((track.coverage < 0) | np.isinf(track.coverage))).size:
-            raise DataError(f"{where} has coverage {track.coverage[bad[0]]:g} at position {bad[0] + 1}; expected 0 or more")
+        if track.coverage is None:
+            return
+        low, high = _extremes(track.coverage)
+        if low < 0 or high == np.inf:
+            place = np.flatnonzero((track.coverage < 0) | np.isinf(track.coverage))[0]
+            raise DataError(f"{where} has coverage {track.coverage[place]:g} at position {place + 1}; expected 0 or more")
+
+
+def _extremes(values: NDArray[np.floating]) -> tuple[np.floating, np.floating]:
+    """The smallest and the largest number; 0 stands for NaN."""
+    return np.fmin.reduce(values, initial=0), np.fmax.reduce(values, initial=0)
 
 
 def on_strand(track: Track, sequence: str, strand: Strand) -> Track:

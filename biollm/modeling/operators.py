@@ -157,13 +157,11 @@ class CrossAttention(nn.Module):
         if documents is not None:
             numbered = documents.unsqueeze(-1) + 1  # what lies around the row is document 0
             seen &= in_blocks(numbered) == around(numbered).transpose(2, 3)
-        query, keys, values = (
-            by_head(in_blocks(self.query(embeddings))),
-            by_head(around(self.key(encoded))),
-            by_head(around(self.value(encoded))),
-        )
+        query = by_head(in_blocks(self.query(embeddings) / math.sqrt(_HEAD_WIDTH)))
+        keys, values = (by_head(rows) for rows in around(torch.cat([self.key(encoded), self.value(encoded)], dim=-1)).chunk(2, dim=-1))
         distance = self.distance[:, (offset + self._reach).clamp(0, 2 * self._reach)]
-        scores = (query @ keys.transpose(-1, -2) / math.sqrt(_HEAD_WIDTH) + distance).masked_fill(~seen.unsqueeze(2), float("-inf"))
+        unseen = torch.zeros(seen.shape, dtype=query.dtype, device=seen.device).masked_fill(~seen, float("-inf"))
+        scores = query @ keys.transpose(-1, -2) + distance + unseen.unsqueeze(2)
         nothing = scores.new_zeros((*scores.shape[:-1], 1))
         weights = torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]
         attended = (weights @ values).transpose(2, 3).reshape(batch, blocks * size, -1)[:, :tokens]

@@ -126,13 +126,14 @@ def over_tokens(tracks: Sequence[Track], residues_per_token: IntArray) -> TokenV
     number, length = len(tracks), int(ends[-1]) if len(ends) else 0
     assert all(len(track.level) == length for track in tracks), ([len(track.level) for track in tracks], length)
     values = np.zeros((3, number, length), dtype=np.float32)  # sites, levels, observations
+    levels = np.stack([track.level for track in tracks])
+    present = ~np.isnan(levels)
+    values[0] = present
+    np.copyto(values[1], levels, where=present)
     for channel, track in enumerate(tracks):
-        present = ~np.isnan(track.level)
-        values[0, channel] = present
-        np.copyto(values[1, channel], track.level, where=present)
         if track.coverage is not None:
-            np.copyto(values[2, channel], track.coverage, where=present & ~np.isnan(track.coverage))
+            np.copyto(values[2, channel], track.coverage, where=present[channel] & ~np.isnan(track.coverage))
     sums = np.zeros((3, number, length + 1))
     np.cumsum(values, axis=-1, out=sums[..., 1:], dtype=np.float64)
-    sites, levels, coverage = sums[..., ends] - sums[..., starts]
+    sites, levels, coverage = sums.take(ends, axis=-1) - sums.take(starts, axis=-1)
     return TokenValues(np.divide(levels, sites, out=levels, where=sites > 0), sites, coverage)
