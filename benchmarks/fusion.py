@@ -135,8 +135,8 @@ def extractor(operator: OperatorName | None) -> Callable[[int], float]:
 
 
 def fastest(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of many."""
-    return min(timeit.repeat(work, number=1, repeat=2 * ROUNDS))
+    """Seconds of the fastest of a hundred."""
+    return min(timeit.repeat(work, number=1, repeat=100))
 
 
 def added_to_step(operator: OperatorName) -> float:

@@ -143,27 +143,28 @@ class CrossAttention(nn.Module):
             return functional.pad(rows, (0, 0, 0, blocks * size - tokens)).view(batch, blocks, size, -1)
 
         def around(rows: Tensor) -> Tensor:
-            """(B, T, X) to (B, blocks, 3 size, X). Not by `unfold`, whose gradient torch.compile (2.13) gets wrong here."""
+            """(B, T, X) to (B, blocks, 3 size + 1, X), the last row empty. Not by `unfold`: torch.compile gets its gradient wrong."""
             padded = functional.pad(in_blocks(rows), (0, 0, 0, 0, 1, 1))
-            return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=2)
+            return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:], torch.zeros_like(padded[:, 2:, :1])], dim=2)
 
         def by_head(rows: Tensor) -> Tensor:
             """(B, blocks, N, X) to (B, blocks, heads, N, X / heads)."""
             return rows.view(batch, blocks, -1, _HEADS, _HEAD_WIDTH).transpose(2, 3)
 
-        offset = torch.arange(-size, 2 * size, device=embeddings.device) - torch.arange(size, device=embeddings.device).unsqueeze(1)
-        seen = (offset >= -self._reach) & (offset <= (0 if self._one_way else self._reach))  # (size, 3 size)
+        place = torch.arange(-size, 2 * size + 1, device=embeddings.device)
+        nothing = place == 2 * size
+        offset = place - torch.arange(size, device=embeddings.device).unsqueeze(1)
+        seen = (offset >= -self._reach) & (offset <= (0 if self._one_way else self._reach))  # (size, 3 size + 1)
         seen = seen & around(present.unsqueeze(-1).to(encoded.dtype)).bool().transpose(2, 3)
         if documents is not None:
             numbered = documents.unsqueeze(-1) + 1  # what lies around the row is document 0
             seen &= in_blocks(numbered) == around(numbered).transpose(2, 3)
         query = by_head(in_blocks(self.query(embeddings) / math.sqrt(_HEAD_WIDTH)))
         keys, values = (by_head(rows) for rows in around(torch.cat([self.key(encoded), self.value(encoded)], dim=-1)).chunk(2, dim=-1))
-        distance = self.distance[:, (offset + self._reach).clamp(0, 2 * self._reach)]
-        unseen = torch.zeros(seen.shape, dtype=query.dtype, device=seen.device).masked_fill(~seen, float("-inf"))
-        scores = query @ keys.transpose(-1, -2) + distance + unseen.unsqueeze(2)
-        nothing = scores.new_zeros((*scores.shape[:-1], 1))
-        weights = torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]
+        scores = query @ keys.transpose(-1, -2)
+        scores += self.distance[:, (offset + self._reach).clamp(0, 2 * self._reach)].masked_fill(nothing, 0)
+        scores += torch.zeros(seen.shape, dtype=scores.dtype, device=seen.device).masked_fill(~(seen | nothing), float("-inf")).unsqueeze(2)
+        weights = scores.softmax(dim=-1)
         attended = (weights @ values).transpose(2, 3).reshape(batch, blocks * size, -1)[:, :tokens]
         added: Tensor = self.project(attended)
         return embeddings + added
