@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,21 @@ def granted_cores() -> int:
     """Cores to compute on: those that a user or a workflow engine granted in OMP_NUM_THREADS, or all that are usable."""
     granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list is for nested teams
     return int(granted or usable_cores())
+
+
+def interface_towards(host: str) -> str | None:
+    """The network interface on the way to a host, or that of the default route where the host's name means loopback here (as Debian's
+    /etc/hosts has it for a machine's own name). None if there is neither. Nothing is sent."""
+    for target in (host, "192.0.2.1"):  # the second stands for any address beyond this network (RFC 5737)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((target, 9))
+            except OSError:  # an unknown name, or no way there
+                continue
+            own = probe.getsockname()[0]
+        if not own.startswith("127."):
+            return next((name for name, found in psutil.net_if_addrs().items() if own in (address.address for address in found)), None)
+    return None
 
 
 @cache

@@ -25,6 +25,7 @@ from biollm.training.task import TRAINED
 
 ERROR = "error.txt"
 DIED = "died.txt"
+LOOPBACK = "127.0.0.1"
 _LAUNCHER, _WORKER = "biollm.training.launcher", "biollm.training.worker"
 _KILLED = 1  # PR_SET_PDEATHSIG
 
@@ -77,7 +78,7 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     hosts = (
         read_hostfile(Path(config.hostfile), config) if config.hostfile else _slurm_hosts(config) or [Host("localhost", config.processes)]
     )
-    meeting = ["--standalone", "--local-addr=127.0.0.1"]  # by a free port that it takes itself; a laptop's name may not be known to it
+    meeting = ["--standalone", f"--local-addr={LOOPBACK}"]  # by a free port that it takes itself; a laptop's name may not be known to it
     if config.nodes > 1:
         meeting = [f"--master_addr={_meeting_place(hosts)}", f"--master_port={_free_port()}"]
     launchers: list[subprocess.Popen[bytes]] = []
@@ -170,10 +171,11 @@ def _on(host: Host, command: list[str], environment: dict[str, str]) -> list[str
 
 
 def _meeting_place(hosts: Sequence[Host]) -> str:
-    """What the others reach the first host by."""
+    """What the others reach the first host by: as the hostfile calls it, unless that means this machine to every machine."""
     if all(host.is_here for host in hosts):
-        return "127.0.0.1"
-    return socket.getfqdn() if hosts[0].is_here else hosts[0].name
+        return LOOPBACK
+    first = hosts[0].name
+    return socket.getfqdn() if first in ("localhost", "::1") or first.startswith("127.") else first
 
 
 def _environment(config: TrainingConfig, launchers_here: int) -> dict[str, str]:

@@ -6,13 +6,18 @@ import os
 import sys
 from pathlib import Path
 
-from biollm.training.launch import ERROR, die_with_parent
+from biollm.core.machine import interface_towards
+from biollm.training.launch import ERROR, LOOPBACK, die_with_parent
 
 
 def main() -> None:
     """Train, tell the launching process what a user can mend, and leave without waiting for other threads."""
     die_with_parent()
     task = Path(sys.argv[1])
+    first_host = os.environ["MASTER_ADDR"]
+    if first_host != LOOPBACK and (interface := interface_towards(first_host)):
+        # by itself gloo takes what this machine's own name means here, often loopback, and the others wait for it in vain
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     from biollm.core.errors import BiollmError
     from biollm.core.files import read_json
     from biollm.training.trainer import fit

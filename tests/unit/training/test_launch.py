@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -77,9 +78,16 @@ def test_a_launcher_ends_when_what_started_it_is_gone() -> None:
     running.stdout.close()
 
 
-def test_a_hostfile_may_begin_with_another_machine() -> None:
-    assert launch._meeting_place([launch.Host("far", 1), launch.Host("localhost", 1)]) == "far"
-    assert launch._meeting_place([launch.Host("localhost", 1), launch.Host("127.0.0.1", 1)]) == "127.0.0.1"
+def test_hosts_meet_where_the_hostfile_says_or_by_this_machine_s_name() -> None:
+    def place(*names: str) -> str:
+        return launch._meeting_place([launch.Host(name, 1) for name in names])
+
+    assert place("far", "localhost") == "far"
+    assert place("localhost", "far") == socket.getfqdn()
+    assert place("localhost", "127.0.0.1") == "127.0.0.1"
+    name = socket.gethostname()
+    assert launch.Host(name, 1).is_here
+    assert place(name, "far") == name
 
 
 def test_too_few_nodes_are_refused(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

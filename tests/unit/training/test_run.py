@@ -263,22 +263,6 @@ def test_a_run_that_ended_is_not_run_again(pretrain: Pretrain, tmp_path: Path) -
     assert (tmp_path / "trained" / "seal.json").stat().st_mtime_ns == sealed
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not end processes with their parent")
-def test_killed_without_warning_no_worker_is_left_and_the_run_goes_on(
-    pretrain: Pretrain, arguments: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    settings = {"processes": 2, "zero": 2, "steps": 200, "log_steps": 2, "checkpoint_steps": 2}
-    running = started_elsewhere(arguments("decoder", **settings), tmp_path)
-    assert workers(tmp_path)
-    os.kill(running.pid, signal.SIGKILL)  # only the process that started the launcher
-    running.wait()
-    deadline = time.monotonic() + 10
-    while workers(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not workers(tmp_path)
-
-
 def started_elsewhere(values: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
     """A run in a process of its own that has written its fourth step's checkpoint and goes on."""
     script = f"""
@@ -338,15 +322,6 @@ def test_a_checkpoint_of_two_processes_is_converted_for_one(pretrain: Pretrain, 
     one = pretrain("decoder", tmp_path, zero=2)
     assert "written by 2 processes" in capsys.readouterr().err
     assert losses(one) == pytest.approx(losses(two), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_two_hosts_run_one_job_through_a_hostfile(pretrain: Pretrain, tmp_path: Path) -> None:
-    hostfile = tmp_path / "hosts"
-    hostfile.write_text("# two launchers on this machine\nlocalhost slots=1\n127.0.0.1 slots=1\n")
-    one = pretrain("decoder", tmp_path / "one")
-    two = pretrain("decoder", tmp_path / "two", nodes=2, hostfile=str(hostfile), zero=1)
-    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
 
 
 NO_NUMBER = r"the norm of the gradients is no finite number at step 3, on records r\d+, .*; the last checkpoint is kept"
