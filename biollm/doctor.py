@@ -21,9 +21,9 @@ from biollm.core.errors import BiollmError
 from biollm.core.machine import available_memory_gib, usable_cores
 from biollm.core.resources import digest_resource, resolve_base
 from biollm.stages import Run
+from biollm.training.config import ObjectiveName, TrainingConfig
 
 if TYPE_CHECKING:
-    from biollm.training.config import ObjectiveName, TrainingConfig
     from biollm.training.estimate import Shape
 
 _GIB = 2**30
@@ -86,8 +86,8 @@ def _inputs(run: Run) -> Iterator[Finding]:
         for resource in section.resources() if section else []:
             yield _check(f"{stage.name} reads {resource}", lambda resource=resource: digest_resource(resource, run.path.parent)[:12])
         for training in [section, *getattr(section, "methods", [])]:
-            if getattr(training, "hostfile", None) is not None:
-                yield _check(f"{stage.name} runs on the hosts of {training.hostfile}", lambda training=training: _hosts(training, run))
+            if isinstance(training, TrainingConfig):
+                yield from _place(f"{stage.name} trains {getattr(training, 'name', '')}".rstrip(), training, run)
         for program in section.programs() if section else []:
             found = shutil.which(program)
             yield Finding(f"{stage.name} runs {program}", found is not None, found or "not on the PATH; install it")
@@ -102,10 +102,18 @@ def _check(what: str, look: Any) -> Finding:
         return Finding(what, False, str(error))
 
 
-def _hosts(training: Any, run: Run) -> str:
+def _place(what: str, training: TrainingConfig, run: Run) -> Iterator[Finding]:
+    """What this machine cannot do of a training, or the hosts that a file names for it."""
     from biollm.training.launch import read_hostfile
+    from biollm.training.run import with_hostfile
 
-    return ", ".join(host.name for host in read_hostfile(run.path.parent / training.hostfile, training))
+    def look() -> str:
+        hostfile = with_hostfile(training, run.path.parent).hostfile
+        return ", ".join(host.name for host in read_hostfile(Path(hostfile), training)) if hostfile else "as asked"
+
+    finding = _check(f"{what} on " + (f"the hosts of {training.hostfile}" if training.hostfile else "this machine"), look)
+    if training.hostfile or not finding.ok:
+        yield finding
 
 
 def _describe_base(run: Run) -> str:
@@ -144,8 +152,9 @@ def _costs(run: Run) -> Iterator[Finding]:
         read_at_once = config.micro_batch_size * training.tokens_per_record
         sizes.append((memory_bytes(shape, config, read_at_once, training.labelled, use_bf16(config.precision)), config))
         disk = max(disk, checkpoint_bytes(shape))
-        tokens += config.positions * training.tokens_per_record
-        needed += operations(shape, config.positions * training.tokens_per_record, training.labelled)
+        read = float(training.steps * config.batch_size * training.tokens_per_record)
+        tokens += read
+        needed += operations(shape, read, training.labelled)
     yield from _memory(shape, sizes, _smallest_gpu_gib())
     copies = sum(stage.name in {"expand", "pretrain", "finetune"} for stage in run.stages)
     disk = (disk + 4.0 * copies * shape.parameters) / _GIB
@@ -209,11 +218,13 @@ def _shape_of(folder: Path, file: Path | None) -> tuple[Shape, ObjectiveName]:
 
 @dataclass(frozen=True)
 class _Training:
-    """One training of a recipe. labelled: the share of tokens that the output head is computed for."""
+    """One training of a recipe, with its phases and repetitions. labelled: the share of tokens that the output head is computed for;
+    steps: those of all of them together."""
 
     config: Any
     tokens_per_record: int
     labelled: float
+    steps: int
 
 
 def _trainings(run: Run, usual: str) -> Iterator[_Training]:
@@ -221,10 +232,12 @@ def _trainings(run: Run, usual: str) -> Iterator[_Training]:
     pretrain, finetune, ingest = (getattr(run.recipe, name) for name in ("pretrain", "finetune", "ingest"))
     if pretrain is not None:
         objective = usual if pretrain.objective == "auto" else pretrain.objective
-        yield _Training(pretrain, pretrain.row_tokens, 1.0 if objective in ("causal", "prefix") else pretrain.mask_rate)
+        labelled = 1.0 if objective in ("causal", "prefix") else pretrain.mask_rate
+        steps = (pretrain.steps + pretrain.new_rows_steps) * (1 + len(pretrain.compare_operators))
+        yield _Training(pretrain, pretrain.row_tokens, labelled, steps)
     per_record = ingest.window_bases // 4 if ingest is not None and ingest.modality in DOUBLE_STRANDED else _TOKENS_OF_A_TEXT
     for method in finetune.methods if finetune is not None else []:
-        yield _Training(method, per_record, 1.0 if finetune.task == "instruction" else 0.0)
+        yield _Training(method, per_record, 1.0 if finetune.task == "instruction" else 0.0, method.steps)
 
 
 def _measured_flops() -> float:

@@ -221,17 +221,22 @@ def _refuse_to_discard(work: Path, stage: str, made_from: dict[str, Any]) -> Non
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, old value, new value) where two nested dictionaries differ."""
+    """(key, old value, new value) where two nested values differ; lists of two lengths differ as a whole."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(one, other, f"{key}.{i}")
     elif old != new:
         yield key, old, new
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    text = json.dumps(value, sort_keys=True)
+    if len(text) <= 60:
+        return text
+    return f"{text[:57]}…" + (f" ({len(value)} in all)" if isinstance(value, list) else "")
 
 
 def _manifest_sha256(values: dict[str, Any]) -> str:

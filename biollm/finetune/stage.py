@@ -7,10 +7,12 @@ history.json               {method: [{step, loss_nats, learning_rate, validation
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
 import polars as pl
+import torch
 
 from biollm.core.files import write_json
 from biollm.core.job import Job
@@ -25,6 +27,7 @@ from biollm.finetune.task import Module, Readout, make_model, measure, read_out,
 from biollm.modeling.loading import load_model
 from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
 from biollm.training.task import Recipe
+from biollm.training.trainer import told_out_of_memory
 
 _SCORED = ("validation", "test")
 _TASK = "task.json"
@@ -38,15 +41,18 @@ def run(job: Job[Config]) -> dict[str, Any]:
     materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], config)
     if materials.template is not None and materials.template.is_plain:
         say("finetune: the tokenizer has no chat template; a plain one is used, and stored beside the model")
+    for method in config.methods[1:]:  # those that cannot work are refused before the first is trained; that one is when it is
+        _check_model(job, materials, method)
     scored = [split for split in _SCORED if materials.ids[split]]
     baseline = _baseline(job, materials, scored)
     predictions, facts, curves = [], {}, {}
     for method in config.methods:
         trained = _train(job, method)
         # The trained module may hold bfloat16; what is saved and scored is a fresh float32 model with the master weights.
-        model, module = make_model(materials, source, method, job.seed)
-        load_trained(module, trained.weights)
-        found = {split: measure(module, materials, split, f"{split} scores, {method.name}")[1] for split in scored}
+        with told_out_of_memory(f"finetune, scores of {method.name}"):
+            model, module = make_model(materials, source, method, job.seed)
+            load_trained(module, trained.weights)
+            found = {split: measure(module, materials, split, f"{split} scores, {method.name}")[1] for split in scored}
         predictions.append(_predictions(method, materials, found))
         curves[method.name] = _curve(trained)
         facts[method.name] = _facts(method, trained, module) | {"scores": _scores(found)}
@@ -70,6 +76,14 @@ def run(job: Job[Config]) -> dict[str, Any]:
     return told
 
 
+def _check_model(job: Job[Config], materials: Materials, method: MethodConfig) -> None:
+    """Make a method's model once, and let it go. Raises ConfigError if the method cannot work with the model."""
+    with told_out_of_memory(f"finetune, while the model of {method.name} is loaded"):
+        make_model(materials, job.input("pretrain"), method, job.seed)
+    gc.collect()
+    torch.cuda.empty_cache()  # the processes of a run have their own
+
+
 def _train(job: Job[Config], method: MethodConfig) -> Trained:
     arguments: dict[str, Any] = {
         "corpus": str(job.input("ingest").absolute()),
@@ -87,8 +101,9 @@ def _train(job: Job[Config], method: MethodConfig) -> Trained:
 def _baseline(job: Job[Config], materials: Materials, splits: list[str]) -> dict[str, Any]:
     """The scores of what needs no fine-tuning: a model that reads nothing; for conversations, the model as it came."""
     if materials.problem.task == "instruction":
-        module = AnswerModel(load_model(job.input("pretrain"), materials.problem.kind), materials.encoder)
-        found = {split: measure(module, materials, split, f"{split} scores before")[1] for split in splits}
+        with told_out_of_memory("finetune, scores before"):
+            module = AnswerModel(load_model(job.input("pretrain"), materials.problem.kind), materials.encoder)
+            found = {split: measure(module, materials, split, f"{split} scores before")[1] for split in splits}
         return {"what": "the model before fine-tuning", "scores": _scores(found)}
     found = {split: read_out(trivial_outputs(materials, split), materials, split) for split in splits}
     what = "the mean of the train split" if materials.problem.loss == "value" else "the frequencies of the train split"
@@ -114,9 +129,9 @@ def _scores(found: dict[str, Readout]) -> dict[str, Scores]:
 
 def _facts(method: MethodConfig, trained: Trained, module: Module) -> dict[str, Any]:
     return {
-        "steps": method.steps,
+        "steps": trained.steps,
         "weights_of_step": trained.step,
-        "records_seen": method.positions,
+        "records_seen": trained.steps * method.batch_size,
         "precision": trained.precision,
         "trainable_parameters": sum(tensor.numel() for tensor in trained.weights.values()),
         "parameters": sum(p.numel() for p in module.parameters()),

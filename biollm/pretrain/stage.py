@@ -28,6 +28,7 @@ from biollm.training.language import LanguageModel, LanguageScore, score_languag
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
+from biollm.training.trainer import told_out_of_memory
 
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
@@ -37,9 +38,10 @@ def run(job: Job[Config]) -> dict[str, Any]:
     config, source = job.config, job.input("expand")
     general = [file for name in config.resources() for file in job.files(name)]
     materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], general, config)
-    module = make_module(source, materials.encoder, config)
-    before = _scores(module, materials, job.seed, "before")
-    frequencies = score_token_frequencies(module.objective, materials.domain, materials.held_out["domain"], job.seed)
+    with told_out_of_memory("pretrain, scores before"):
+        module = make_module(source, materials.encoder, config)
+        before = _scores(module, materials, job.seed, "before")
+        frequencies = score_token_frequencies(module.objective, materials.domain, materials.held_out["domain"], job.seed)
     why_padded = module.why_padded
     if why_padded is not None:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
@@ -49,7 +51,8 @@ def run(job: Job[Config]) -> dict[str, Any]:
     del module  # the processes of the run have their own
 
     trained, module = _train(job, source, materials, general, job.work, job.logs)
-    after = _scores(module, materials, job.seed, "after")
+    with told_out_of_memory("pretrain, scores after"):
+        after = _scores(module, materials, job.seed, "after")
     save_model(module.model, job.out, source)
     operators = {operator: _with_operator(job, operator, materials, general) for operator in config.compare_operators}
     if module.future is not None:
@@ -62,7 +65,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     facts = {
         "objective": module.objective.name,
         "steps": config.steps,
-        "records_seen": config.positions,
+        "rows_seen": config.positions,
         "tokens": round(config.steps * tokens_per_step),
         "epochs": config.positions / plan.rows_per_epoch,
         **{
@@ -99,7 +102,9 @@ def _with_operator(job: Job[Config], operator: OperatorName, materials: Material
     out = job.out / OTHER_OPERATORS / operator
     out.mkdir(parents=True)
     save_model(module.model, out, source)
-    return {"bits_per_base": score_language(module, materials.held_out["domain"], job.seed, f"held-out loss, {operator}").bits_per_base}
+    with told_out_of_memory(f"pretrain, scores of {operator}"):
+        score = score_language(module, materials.held_out["domain"], job.seed, f"held-out loss, {operator}")
+    return {"bits_per_base": score.bits_per_base}
 
 
 def _train(
@@ -131,8 +136,9 @@ def _train(
         say(f"pretrain: new rows trained for {first.step} steps")
     settings = RunSettings(job.seed, "pretrain")
     trained = train(Recipe("biollm.pretrain.task:build", arguments), config, settings, work=work / "all", logs=logs)
-    module = make_module(source, materials.encoder, config)
-    load_trained(module, trained.weights)
+    with told_out_of_memory("pretrain, while the trained model is loaded"):
+        module = make_module(source, materials.encoder, config)
+        load_trained(module, trained.weights)
     module.model.stock.tie_weights()  # type: ignore[operator]
     return trained, module
 

@@ -9,6 +9,7 @@ work/
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from biollm.core.errors import DataError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import say
 from biollm.training.checkpoints import is_valid, newest_to_go_on_from
@@ -34,13 +35,15 @@ C = TypeVar("C", bound=TrainingConfig)
 class Trained:
     """What came out of a run. history: points of the training curve; weights: trained parameters by name, in float32.
 
-    validation: points of the validation curve; step: the step that the weights are of, the last one or that of the best score.
+    validation: points of the validation curve; step: the step that the weights are of, the last one or that of the best score; steps: how
+    many were made, fewer than asked for where patience ended the run.
     """
 
     history: list[dict[str, float]]
     validation: list[dict[str, float]]
     weights: dict[str, Tensor]
     step: int
+    steps: int
     precision: str
     threads: int
 
@@ -59,9 +62,8 @@ class RunSettings:
 def train(recipe: Recipe, config: TrainingConfig, settings: RunSettings, *, work: Path, logs: Path) -> Trained:
     """Build a task and train it; goes on from the newest valid checkpoint in `work`, with the result of an uninterrupted run.
 
-    Raises DataError if the loss stops being a number or memory runs out, ConfigError for what this machine cannot do.
+    config: as `with_hostfile` gave it. Raises DataError if the loss stops being a number or memory runs out.
     """
-    check_hardware(config)
     done = work / TRAINED
     if done.exists() and not is_valid(done):
         shutil.rmtree(done)
@@ -100,9 +102,12 @@ def described(recipe: Recipe, config: TrainingConfig, settings: RunSettings, wor
 def with_hostfile(config: C, recipe_folder: Path) -> C:
     """A run's settings with its hostfile as a whole path: like other files, it is named from the recipe's folder.
 
-    Raises ConfigError for a wrong one, which a stage asks before anything is loaded.
+    Raises ConfigError for a wrong one, and for what this machine cannot do; a stage asks it of all its runs before anything is loaded.
     """
+    check_hardware(config)
     if config.hostfile is None:
+        if config.nodes > 1 and not os.environ.get("SLURM_JOB_ID"):
+            raise ConfigError(f"nodes is {config.nodes}, but no hostfile is named and this is no Slurm job; name a hostfile")
         return config
     hostfile = (recipe_folder / config.hostfile).absolute()
     read_hostfile(hostfile, config)

@@ -42,13 +42,13 @@ def fit(run: dict[str, Any]) -> None:
     if has_cuda():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # where the task puts its model
     config, settings = TrainingConfig(**run["config"]), RunSettings(**run["settings"])
-    with _told_out_of_memory(f"{settings.what}, while the model is loaded", "take a smaller model, or a machine with more memory"):
+    with told_out_of_memory(f"{settings.what}, while the model is loaded"):
         task = Recipe(**run["recipe"]).make()  # before TrainingArguments is made: with ZeRO 3 it changes how models are loaded
     work, logs = Path(run["work"]), Path(run["logs"])
     join_process_group()
     checkpoint = Path(run["checkpoint"]) if run["checkpoint"] else None
     try:
-        with _told_out_of_memory(settings.what, memory_knobs(config)), _told_tracker(settings.what, config.trackers):
+        with told_out_of_memory(settings.what, memory_knobs(config)), _told_tracker(settings.what, config.trackers):
             threads = torch.get_num_threads()
             trainer = make_trainer(task, config, settings, work, logs, checkpoint)
             torch.set_num_threads(threads)  # accelerate sets what it thinks best; the count decides the last bits of every sum
@@ -60,13 +60,14 @@ def fit(run: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _told_out_of_memory(where: str, remedy: str) -> Iterator[None]:
+def told_out_of_memory(where: str, remedy: str = "take a smaller model, or a machine with more memory") -> Iterator[None]:
+    """Within it, memory that runs out, be it torch's or NumPy's, is a DataError that says where, and what to do."""
     try:
         yield
-    except RuntimeError as error:  # OutOfMemoryError is one
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, NumPy's a MemoryError
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise DataError(
-                f"{where}: out of memory; nothing is lost: {remedy}, and run again to go on from the last checkpoint"
+                f"{where}: out of memory; nothing is lost: {remedy}, and run again to go on from the last checkpoint, if there is one"
             ) from error
         raise
 
@@ -278,6 +279,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                     "history": [_point(entry) for entry in history if "loss" in entry],
                     "validation": [_validation_point(entry) for entry in history if "validation_loss" in entry],
                     "step": step,
+                    "steps": self.state.global_step,
                     "precision": "bf16" if bf16 else "fp32",
                     "threads": torch.get_num_threads(),
                 }

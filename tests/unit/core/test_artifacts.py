@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,28 @@ def test_sealed_work_of_another_run_is_never_thrown_away_unasked(tmp_path: Path)
     found: list[bool] = []
     run("a", 0.1, lambda out, work: found.append((work / "checkpoint-1" / SEAL).exists()) or {})
     assert found == [True]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ([{"name": "full", "rate": 0.5}, {"name": "lora"}], [{"rate": 0.1, "name": "full"}, {"name": "lora"}], ".0.rate was 0.5, is 0.1"),
+        ([["q", "v"]], [["q", "k"]], '.0.1 was "v", is "k"'),
+        (["q"], ["q", "v"], ' was ["q"], is ["q", "v"]'),
+        ([{"a": "x" * 60}], [{"a": "x" * 60}] * 2, f' was [{{"a": "{"x" * 49}… (1 in all), is [{{"a": "{"x" * 49}… (2 in all)'),
+        (None, {"b": 1, "a": 2}, ' was null, is {"a": 2, "b": 1}'),
+    ],
+)
+def test_what_differs_within_a_list_is_told_by_its_place(tmp_path: Path, old: Any, new: Any, told: str) -> None:
+    def cut(out: Path, work: Path) -> dict[str, Any]:
+        (work / SEAL).write_text("{}")
+        raise KeyboardInterrupt
+
+    def run(key: str, methods: Any) -> Artifact:
+        config = {"methods": methods}
+        return make_artifact(tmp_path / "finetune", stage="", key=key * 64, config=config, seed=1, inputs={}, reproducibility="", fill=cut)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("a", old)
+    with pytest.raises(ArtifactError, match=re.escape(f"config.methods{told}. Put that back")):
+        run("b", new)

@@ -85,7 +85,7 @@ def test_the_facts_say_how_rows_were_filled(pretrain: Callable[..., Artifact]) -
     assert facts["objective"] == "masked"
     assert facts["packing"]["why_padded"] is None
     assert 0.8 < facts["packing"]["fill"] <= 1
-    assert facts["records_seen"] == 8
+    assert facts["rows_seen"] == 8
     assert pretrain(packed=False).facts["packing"]["why_padded"] == "packed is false"
 
 
@@ -120,6 +120,26 @@ def test_a_cut_run_whose_recipe_changed_is_refused_with_the_difference(
     with pytest.raises(ArtifactError, match=told):
         pretrain(learning_rate=1e-3, checkpoint_steps=4)  # how often is no part of the key, and not named
     assert pretrain(checkpoint_steps=4).facts["steps"] == 4, "what is no part of the key may change"
+
+
+def test_memory_that_runs_out_while_documents_are_scored_is_told(
+    pretrain: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("biollm.pretrain.stage.score_language", full)
+    with pytest.raises(DataError, match="pretrain, scores before: out of memory; nothing is lost: take a smaller model"):
+        pretrain()
+
+
+def test_nodes_that_no_file_names_are_refused_before_anything_is_read(
+    pretrain: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr("biollm.pretrain.stage.read_materials", None)
+    with pytest.raises(ConfigError, match="nodes is 2, but no hostfile is named and this is no Slurm job; name a hostfile"):
+        pretrain(nodes=2)
 
 
 def test_an_empty_split_is_named(pretrain: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:

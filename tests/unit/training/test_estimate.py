@@ -74,6 +74,28 @@ def test_doctor_reads_the_hostfile(tmp_path: Path, tiny_recipe: Callable[..., Pa
     assert (finding.ok, finding.says) == (True, "a, b")
 
 
+def test_doctor_says_what_the_machine_cannot_do_of_a_training(
+    tmp_path: Path, tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("biollm.doctor._costs", lambda run: [])
+    methods = [{"name": "full"}, {"name": "lora", "zero": 1, "offload": "optimizer"}]
+    run = Run.load(tiny_recipe(tmp_path, pretrain={"nodes": 2}, finetune={"label": "coding", "methods": methods}))
+    assert not examine(run)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "MISSING pretrain trains on this machine nodes is 2, but no hostfile is named" in told
+    assert "MISSING finetune trains lora on this machine offload is optimizer, but there is no GPU" in told
+    assert "trains full" not in told
+
+
+def test_doctor_counts_every_step_that_pretrain_makes(tmp_path: Path, tiny_recipe: Callable[..., Path]) -> None:
+    more = {"steps": 4, "new_rows_steps": 3, "compare_operators": ["film", "cross_attention"]}
+    (alone,) = doctor._trainings(Run.load(tiny_recipe(tmp_path, pretrain={"steps": 4})), "masked")
+    (training,) = doctor._trainings(Run.load(tiny_recipe(tmp_path, pretrain=more)), "masked")
+    assert (alone.steps, training.steps) == (4, (4 + 3) * 3)
+
+
 def test_a_masked_token_in_seven_costs_a_seventh_of_the_head() -> None:
     assert operations(MEDIUM, 100, 1.0) == 600 * 10**8
     assert operations(MEDIUM, 100, 0.0) == 600 * 7 * 10**7
