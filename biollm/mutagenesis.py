@@ -234,7 +234,7 @@ def _column(card: HeadCard, reference: FloatArray, target: str | None) -> int | 
 
 def _scores(predictor: Predictor, records: Records, column: int | None) -> FloatArray:
     """(n,) what effects are differences of."""
-    features, head = predictor.features(records), predictor.head
+    features, head = predictor.features(records, own_tracks=False), predictor.head
     if not _has_steps(head.card):
         return _score(head.card, head.output(features), column)
     assert head.card.calibration is not None

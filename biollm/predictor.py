@@ -95,7 +95,7 @@ class Predictor:
     def channels(self) -> list[str]:
         """The measured tracks that the embedding models read."""
         fused = [e.fusion for e in self.embedders.values() if e.fusion is not None and e.settings.tracks == "auto"]
-        return list(dict.fromkeys(c.name for spec in fused for c in spec.channels if c.computed is None))
+        return list(dict.fromkeys(name for spec in fused for name in spec.measured_names))
 
     @cached_property
     def columns(self) -> list[str]:
@@ -108,8 +108,9 @@ class Predictor:
                 found += block.covariates
         return list(dict.fromkeys(found))
 
-    def features(self, records: Records) -> FloatArray:
-        """(n, columns) what the head reads of some records. Raises DataError naming a record that cannot be read."""
+    def features(self, records: Records, *, own_tracks: bool = True) -> FloatArray:
+        """(n, columns) what the head reads of some records. own_tracks: whether the tracks are those of these sequences, not of others that
+        they were made from. Raises DataError naming a record that cannot be read."""
         sequences = self._clean(records)
         if (covariates := self.head.card.covariates) is not None:
             covariates.check(records.table, records.ids, RecordOptions().missing)
@@ -117,7 +118,10 @@ class Predictor:
         vectors: dict[str, FloatArray] = {}
         for name, embedder in self.embedders.items():
             tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
-            found = embedder.embed(sequences, tracks, names=records.ids, show_progress=False)
+            if own_tracks:
+                found = embedder.embed(sequences, tracks, names=records.ids, show_progress=False)
+            else:
+                found = embedder.embed_counted(sequences, tracks, names=records.ids, show_progress=False).vectors
             vectors[name] = found.astype(np.float64)
         self._check_tracks(sequences, records)
         return self.head.features(Inputs(sequences, vectors, records.table))

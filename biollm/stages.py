@@ -12,16 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import create_model, model_validator
+from pydantic import PrivateAttr, ValidationInfo, create_model, model_validator
 from threadpoolctl import threadpool_limits
 
 from biollm.core.artifacts import MANIFEST, Artifact, make_artifact, open_artifact
-from biollm.core.errors import ArtifactError, ConfigError
+from biollm.core.errors import ArtifactError, BiollmError, ConfigError
 from biollm.core.files import sha256_file, sha256_json
 from biollm.core.job import Job
 from biollm.core.machine import granted_cores, thread_limits
-from biollm.core.recipe import RecipeHeader, Section, read_recipe
-from biollm.core.resources import digest_resource
+from biollm.core.recipe import RECIPE_FOLDER, RecipeHeader, Section, read_recipe
+from biollm.core.resources import FUSION_FILE, HUB, digest_resource, resolve_base
 
 BITWISE = "bitwise: same recipe, inputs and package versions give the same bytes"
 BITWISE_ON_ONE_MACHINE = (
@@ -96,8 +96,19 @@ def recipe_model() -> type[RecipeHeader]:
 
 
 class _CheckedHeader(RecipeHeader):
+    _base_is_fused: bool = PrivateAttr(False)
+
+    @property
+    def has_fusion(self) -> bool:
+        """Whether the recipe's model reads tracks: by expand.fusion, or since its base does."""
+        return self._base_is_fused or getattr(getattr(self, "expand", None), "fusion", None) is not None
+
     @model_validator(mode="after")
-    def _stages_have_what_they_need(self) -> _CheckedHeader:
+    def _stages_have_what_they_need(self, info: ValidationInfo) -> _CheckedHeader:
+        if self.base.model and not self.base.model.startswith(HUB):
+            with contextlib.suppress(BiollmError):  # what is wrong with it is told where it is read
+                base = resolve_base(self.base.model, info.context[RECIPE_FOLDER] if info.context else Path())
+                self._base_is_fused = (base / FUSION_FILE).is_file()
         for stage in STAGES:
             if getattr(self, stage.name) is None:
                 continue

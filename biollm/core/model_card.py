@@ -16,7 +16,7 @@ from biollm.core.adapters import FOLDABLE, PROMPTS
 from biollm.core.artifacts import Artifact
 from biollm.core.files import read_json, write_text_atomic
 from biollm.core.job import Job
-from biollm.core.resources import HUB
+from biollm.core.resources import FUSION_FILE, HUB
 
 Facts = dict[str, Any]
 ModelStage = Literal["expand", "pretrain", "finetune"]
@@ -24,7 +24,7 @@ ModelStage = Literal["expand", "pretrain", "finetune"]
 CARD = "README.md"
 # What a folder opens with, by a file of its own; without either with transformers.
 _LIBRARIES = {"adapter_config.json": "peft", "bottleneck.json": "biollm"}
-_FUSION_FILE, _VOCABULARY_FILE = "fusion.json", "biollm_vocabulary.json"
+_VOCABULARY_FILE = "biollm_vocabulary.json"
 _PIPELINE_TAGS = {
     "masked": "fill-mask", "diffusion": "fill-mask", "causal": "text-generation", "prefix": "text-generation",
     "seq2seq": "text2text-generation", "span_corruption": "text2text-generation",
@@ -52,7 +52,7 @@ def write_model_card(folder: Path, stage: ModelStage, job: Job[Any], facts: Fact
     """
     data = read_card(made_from)
     library = next((library for file, library in _LIBRARIES.items() if (folder / file).is_file()), "transformers")
-    channels = read_json(folder / _FUSION_FILE)["channels"] if (folder / _FUSION_FILE).is_file() else []
+    channels = read_json(folder / FUSION_FILE)["channels"] if (folder / FUSION_FILE).is_file() else []
     measured = [channel["name"] for channel in channels if channel.get("computed") is None]
     domains = read_json(folder / _VOCABULARY_FILE)["domains"] if (folder / _VOCABULARY_FILE).is_file() else []
     read = {domain["modality"] for domain in domains if domain["strategy"] == "isolate"}

@@ -84,6 +84,7 @@ class RecipeHeader(Section):
 
 
 R = TypeVar("R", bound=Section)
+RECIPE_FOLDER = "recipe_folder"  # what validators are told besides the values
 
 
 def read_recipe(path: Path, overrides: list[str], model: type[R]) -> R:
@@ -99,7 +100,7 @@ def read_recipe(path: Path, overrides: list[str], model: type[R]) -> R:
         if key in values and values[key] is None and _section_type(field.annotation):
             values[key] = {}  # `embed:` with nothing behind it asks for the stage with its defaults
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={RECIPE_FOLDER: path.parent})
     except ValidationError as error:
         problems = [_explain(detail, model, path) for detail in error.errors()]
         raise ConfigError("\n".join(problems)) from None

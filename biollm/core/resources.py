@@ -29,6 +29,7 @@ from biollm.core.files import files_below, sha256_file, sha256_json
 
 PACKAGE = "package:"
 HUB = "hub:"
+FUSION_FILE = "fusion.json"  # in a model folder: it reads tracks
 URL = ("https://", "http://", "ftp://")
 STANDARD_INPUT = "-"
 # What is fetched of a hub repository: never pickles, never code.

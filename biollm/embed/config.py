@@ -41,7 +41,7 @@ class Config(Section):
         ablations = ["pretrain"] if self.without_tracks or self.shuffled_tracks else []
         absent = [name for name in dict.fromkeys([*self.models, *ablations]) if name != "base" and getattr(recipe, name) is None]
         found = [f"embed needs embeddings of '{name}', but the recipe has no section '{name}'; add it or leave it out" for name in absent]
-        if recipe.expand is not None and recipe.expand.fusion is None:
+        if recipe.expand is not None and not recipe.has_fusion:
             asked = [name for name in ("without_tracks", "shuffled_tracks") if getattr(self, name)]
             found += [f"embed.{name} needs a model with tracks; add 'fusion' to expand, or leave it out" for name in asked]
         return found

@@ -172,11 +172,11 @@ class Embedder:
         if is_series(source):
             source = source.to_list()
         if not is_list(source):
-            channels = self.fusion.channel_names if self.fusion and self.settings.tracks == "auto" else []
+            channels = self.fusion.measured_names if self.fusion and self.settings.tracks == "auto" else []
             found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
             kind = "sequence" if kind == "auto" and is_fasta(source) else kind
             source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
-        return self._embed(source, tracks, names, batch_size, show_progress, kind).vectors
+        return self._embed(source, tracks, names, batch_size, show_progress, kind, own_tracks=True).vectors
 
     def embed_counted(
         self,
@@ -187,7 +187,8 @@ class Embedder:
         batch_size: int | None = None,
         show_progress: bool = True,
     ) -> Embedded:
-        """As `embed` of a list, with the number of tokens of each record."""
+        """As `embed` of a list, with the number of tokens of each record. Tracks may be those of other records, as a control, or of a
+        sequence before it was changed: where their values stand is not checked."""
         return self._embed(texts, tracks, names, batch_size, show_progress, self.settings.input)
 
     def _embed(
@@ -198,10 +199,11 @@ class Embedder:
         batch_size: int | None,
         show_progress: bool,
         kind: InputKind,
+        own_tracks: bool = False,
     ) -> Embedded:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None: by tokens_per_batch")
-        records = self._read(texts, tracks, names, kind, spans="centre" in self.settings.poolings)
+        records = self._read(texts, tracks, names, kind, spans="centre" in self.settings.poolings, own_tracks=own_tracks)
         centres = self._centres(records)
         vectors = self._vectors.pooled(records, centres, batch_size, show_progress)
         if self.settings.strands == "both":
@@ -261,10 +263,20 @@ class Embedder:
         return sum(len(found.ids) for found in records.tokens)
 
     def _read(
-        self, texts: Sequence[str], tracks: Sequence[GivenTracks] | None, names: Sequence[str] | None, kind: InputKind, *, spans: bool
+        self,
+        texts: Sequence[str],
+        tracks: Sequence[GivenTracks] | None,
+        names: Sequence[str] | None,
+        kind: InputKind,
+        *,
+        spans: bool,
+        own_tracks: bool = True,
     ) -> Records:
         labels = check_list(texts, names)
         checked = check_tracks(self._engine.spec, self.settings.tracks, tracks, labels)
+        if self._engine.spec is not None and own_tracks:
+            for text, of_record, label in zip(texts, checked or [], labels, strict=False):
+                self._engine.spec.check_places(text, of_record or {}, label)
         self._tell_coverage(checked)
         return self._vectors.read(texts, labels, checked, kind, spans=spans)
 

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from biollm.core.errors import ConfigError, DataError, ResourceError, first_line
 from biollm.core.streams import DAMAGE, suffix_of
 from biollm.corpus.columns import COVERAGE, TRACK
-from biollm.embed.reading import GivenTracks, numbers
+from biollm.embed.reading import GivenTracks
 from biollm.modeling.sequence_files import read_fasta
-from biollm.modeling.tracks import Track
+from biollm.modeling.tracks import Track, as_numbers
 
 COLUMN, ID_COLUMN = "sequence", "id"
 _ALL = 1 << 16  # rows of a batch when all are wanted
@@ -173,7 +173,7 @@ def _tracks(table: pl.DataFrame, channels: Sequence[str], ids: Sequence[str]) ->
         for c in channels:
             if (level := levels[c][i]) is not None:
                 counted = coverages[c][i]
-                coverage = None if counted is None else numbers(counted, name, f"the coverage of track '{c}'")
-                given[c] = Track(numbers(level, name, f"track '{c}'"), coverage)
+                coverage = None if counted is None else as_numbers(counted, f"record {name}: the coverage of track '{c}'")
+                given[c] = Track(as_numbers(level, f"record {name}: track '{c}'"), coverage)
         rows.append(given or None)
     return rows

@@ -16,7 +16,7 @@ from biollm.embed.windows import Tokens, spans_of_residues
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.encoding import Encoded, Encoder
 from biollm.modeling.pooling import FloatArray
-from biollm.modeling.tracks import RecordTracks, Track, reverse_tracks
+from biollm.modeling.tracks import RecordTracks, Track, as_numbers, reverse_tracks
 
 # What one record's tracks may be given as; None: it has none.
 GivenTracks = Mapping[str, Track | ArrayLike] | None
@@ -144,17 +144,7 @@ def _as_tracks(given: GivenTracks, name: str) -> RecordTracks | None:
         return None
     if not isinstance(given, Mapping):
         raise DataError(f"record {name}: tracks are {type(given).__name__}; expected a mapping from channel to values, or None")
-    return {c: v if isinstance(v, Track) else Track(numbers(v, name, f"track '{c}'")) for c, v in given.items()}
-
-
-def numbers(values: ArrayLike, record: str, what: str) -> FloatArray:
-    """Values as float32, None as NaN. Raises DataError naming record and channel if they are no numbers."""
-    try:
-        return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise DataError(
-            f"record {record}: {what} holds what is no number ({str(values)[:40]}); expected numbers, or NaN where there is no value"
-        ) from None
+    return {c: v if isinstance(v, Track) else Track(as_numbers(v, f"record {name}: track '{c}'")) for c, v in given.items()}
 
 
 def track_features(spec: FusionSpec, tokens: Tokens, text: str, tracks: RecordTracks | None, name: str) -> FloatArray:

@@ -30,7 +30,7 @@ from biollm.modeling.inits import Donor, InitName, NewTokens, Table, initialise,
 from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, store_as_in, tensors_beside, token_capacity
 from biollm.modeling.shards import Which, expand_shards, read_checkpoint
 from biollm.modeling.surgery import MATRICES, resize, tables_of
-from biollm.modeling.tracks import FloatArray, TrackConfig
+from biollm.modeling.tracks import FloatArray, Track, TrackConfig
 from biollm.modeling.vocabulary import DomainVocabulary, base_pieces, load_tokenizer, readable_texts, unknown_id
 from biollm.training.batches import pad_examples
 from biollm.training.config import ObjectiveName
@@ -387,6 +387,7 @@ def _fusion_spec(job: Job[Config], fusion: FusionConfig, hidden_size: int, one_w
                 strand=c.strand,
                 computed=computed.get(c.track),
                 is_share=_is_share(table, c, c.track in computed),
+                cytosines=c.track not in computed and job.facts_of("ingest")["modality"] == "dna" and _on_cytosines(table, train, c.track),
             )
             for c in fusion.channels
         ],
@@ -399,6 +400,17 @@ def _values(table: TrackTable, train: pl.DataFrame, channel: ChannelConfig) -> t
     """Levels and coverages of the train split that a channel sees."""
     sequences = train["sequence"]
     return table.sample(train[ROW].to_list(), channel.track, seen=lambda i, track: on_strand(track, sequences[i], channel.strand))
+
+
+def _on_cytosines(table: TrackTable, train: pl.DataFrame, track: str) -> bool:
+    """Whether no A or T of the train split has a value."""
+    sequences = train["sequence"]
+
+    def elsewhere(row: int, values: Track) -> Track:
+        letters = np.frombuffer(sequences[row].upper().encode("ascii"), dtype=np.uint8)
+        return values.only(np.isin(letters, np.frombuffer(b"AT", dtype=np.uint8)))
+
+    return not len(table.sample(train[ROW].to_list(), track, seen=elsewhere)[0])
 
 
 def _is_share(table: TrackTable, channel: ChannelConfig, computed: bool) -> bool:

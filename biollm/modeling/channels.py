@@ -23,6 +23,7 @@ OTHER_OPERATORS = "operators"  # folder in that of an adapted model: the same mo
 OperatorName = Literal["add", "gate", "film", "cross_attention"]
 ValueName = Literal["linear", "mlp", "fourier", "bins"]
 Strand = Literal["both", "plus", "minus"]
+_ROUNDING = 1e-5  # how far a share may lie beyond 0 and 1: sums of float32
 
 
 class Channel(BaseModel):
@@ -40,6 +41,7 @@ class Channel(BaseModel):
     high: float
     edges: list[float] = Field(description="inner borders of equally filled bins")
     mean_coverage: float = Field(default=1.0, gt=0, description="observations of a site; 1 if nobody counted them")
+    cytosines: bool = Field(default=False, description="measured, and no A or T of the train split has a value: methylation")
 
     def of(self, track: Track, sequence: str) -> Track:
         """A track as this channel sees it: on one strand, or as it is."""
@@ -61,10 +63,11 @@ class Channel(BaseModel):
         if low == -np.inf or high == np.inf:
             place = np.flatnonzero(np.isinf(track.level))[0]
             raise DataError(f"{where} is infinite at position {place + 1}; expected numbers, or NaN where there is no value")
-        if self.is_share and (low < 0 or high > 1):
-            place = np.flatnonzero((track.level < 0) | (track.level > 1))[0]
+        if self.is_share and (low < -_ROUNDING or high > 1 + _ROUNDING):
+            place = np.flatnonzero((track.level < -_ROUNDING) | (track.level > 1 + _ROUNDING))[0]
             raise DataError(
-                f"{where} is {track.level[place]:g} at position {place + 1}; this channel holds shares from 0 to 1 (divide percent by 100)"
+                f"{where} is {track.level[place]:.7g} at position {place + 1}; this channel holds shares from 0 to 1 (divide percent by "
+                "100)"
             )
         if track.coverage is None:
             return
@@ -88,11 +91,11 @@ def on_strand(track: Track, sequence: str, strand: Strand) -> Track:
 
 
 class FusionSpec(BaseModel):
-    """`fusion.json`: what a model was fused with. base_sha256: of the token embeddings that it was saved with."""
+    """`fusion.json`: what a model was fused with. base_sha256: the fingerprint of the weights that it was saved with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     operator: OperatorName
     values: ValueName = "linear"
     value_width: int = Field(default=16, ge=1, description="encoded values of each channel (mlp, fourier)")
@@ -117,6 +120,11 @@ class FusionSpec(BaseModel):
         return [channel.name for channel in self.channels]
 
     @property
+    def measured_names(self) -> list[str]:
+        """The channels that do not follow from the sequence: those that a table is asked for."""
+        return [channel.name for channel in self.channels if channel.computed is None]
+
+    @property
     def width(self) -> int:
         """F, the number of features of a token."""
         return len(self.channels) * FEATURES_PER_CHANNEL
@@ -124,7 +132,7 @@ class FusionSpec(BaseModel):
     @property
     def needs_measured(self) -> bool:
         """Whether some channel does not follow from the sequence."""
-        return any(channel.computed is None for channel in self.channels)
+        return bool(self.measured_names)
 
     def computed(self, sequence: str) -> RecordTracks:
         """The channels that follow from the sequence."""
@@ -142,6 +150,23 @@ class FusionSpec(BaseModel):
             elif channel.computed is None:
                 raise DataError(
                     f"record {record}: track '{channel.name}' is not given; give its values (NaN where there are none), or no tracks at all"
+                )
+
+    def check_places(self, sequence: str, tracks: RecordTracks, record: str) -> None:
+        """Raises DataError naming record and channel if a value of a cytosine stands on A or T: a track of another window or build.
+
+        tracks: those that belong to the sequence; a control may well give a model others.
+        """
+        letters = np.frombuffer(sequence.upper().encode("ascii", "replace"), dtype=np.uint8)
+        no_cytosine = np.isin(letters, np.frombuffer(b"ATU", dtype=np.uint8))
+        for channel in self.channels:
+            if not channel.cytosines or channel.name not in tracks:
+                continue
+            level = tracks[channel.name].level
+            if len(level) == len(letters) and (wrong := np.flatnonzero(no_cytosine & ~np.isnan(level))).size:
+                raise DataError(
+                    f"record {record}: track '{channel.name}' has a value at position {wrong[0] + 1}, on {sequence[wrong[0]]}; this "
+                    "channel holds values of cytosines, on C or (the other strand's) G (is it the track of another window or build?)"
                 )
 
     def over_tokens(
@@ -181,6 +206,7 @@ def describe_channel(
     strand: Strand,
     computed: TrackConfig | None,
     is_share: bool,
+    cytosines: bool = False,
 ) -> Channel:
     """A channel with the statistics of the residues that have a value (of the train split). Raises DataError if none has one.
 
@@ -196,13 +222,28 @@ def describe_channel(
         computed=computed,
         strand=strand,
         is_share=is_share,
+        cytosines=cytosines,
         mean=float(np.mean(levels, dtype=np.float64)),
         scale=deviation if deviation > 0 else 1.0,
         low=low,
         high=high,
-        edges=sorted(set(np.quantile(levels, np.linspace(0, 1, _BINS + 1)[1:-1]).tolist())),
+        edges=_bin_edges(levels),
         mean_coverage=float(np.nanmean(coverages)) if counted and coverages is not None else 1.0,
     )
 
 
 _BINS = 8
+
+
+def _bin_edges(levels: NDArray[np.floating]) -> list[float]:
+    """Inner borders of at most 8 bins. A value that would fill a bin alone (most methylation levels are 0) has one of its own: with
+    quantiles alone it would be parted from nothing. The rest is divided equally."""
+    values, counts = np.unique(levels.astype(np.float64), return_counts=True)
+    common = np.flatnonzero(counts > len(levels) / _BINS)
+    halfway = (values[:-1] + values[1:]) / 2
+    borders = {float(halfway[i]) for at in common for i in (at - 1, at) if 0 <= i < len(halfway)}
+    rest = np.delete(np.arange(len(values)), common)
+    if len(rest):
+        among, left = np.repeat(values[rest], counts[rest]), max(0, _BINS - 1 - len(borders))
+        borders |= set(np.quantile(among, np.linspace(0, 1, left + 2)[1:-1]).tolist())
+    return sorted(borders)

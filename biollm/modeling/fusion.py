@@ -13,6 +13,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,14 +21,17 @@ from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import canonical_json, read_sidecar, write_json
+from biollm.core.resources import FUSION_FILE
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.operators import Fusion
+from biollm.modeling.shards import read_header
 
-SIDECAR = "fusion.json"
+SIDECAR = FUSION_FILE
 WEIGHTS = "fusion.safetensors"
 # In the metadata of the weights: names of channels in the order of their rows, and on a second line the digest of the spec that they were
 # trained on. One entry, since safetensors writes several in an order that differs from run to run.
 _CHANNELS = "channels"
+_SAMPLES, _SAMPLE_BYTES = 16, 1024
 
 
 class FusedModel(nn.Module):
@@ -74,6 +78,12 @@ class FusedModel(nn.Module):
         self.spec = self.spec.model_copy(update={"imputes": True, "read_size": width if width != self.spec.hidden_size else None})
         self.operator.learn_to_impute(self.spec)
 
+    def stop_imputing(self) -> None:
+        """Make it one that does not predict hidden track values: what it knew of them gets stale where it learns on without them."""
+        if self.spec is not None and self.operator is not None:
+            self.spec = self.spec.model_copy(update={"imputes": False, "read_size": None})
+            self.operator.head = None
+
     def _check(self, features: Tensor) -> None:
         if self.operator is None or self.spec is None:
             raise DataError("this model has no fusion, but was given tracks; leave them out, or give a model with fusion.json")
@@ -118,17 +128,29 @@ def _spec_digest(spec: FusionSpec) -> str:
     return hashlib.sha256(canonical_json(spec.model_dump(mode="json", exclude_defaults=True, exclude={"base_sha256"})).encode()).hexdigest()
 
 
-def embeddings_digest(stock: nn.Module) -> str:
-    """SHA-256 of the token embeddings: what fusion weights belong to."""
-    table: Tensor = stock.get_input_embeddings().weight  # type: ignore[operator]
-    return hashlib.sha256(table.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+def weights_fingerprint(folder: Path) -> str:
+    """SHA-256 of the names, formats, shapes and samples of all weights of a folder: what fusion weights belong to.
+
+    Of each tensor as it is stored sixteen kilobytes, evenly spread: training changes weights all over, and reading whole files would take
+    as long as loading them.
+    """
+    digest = hashlib.sha256()
+    stored = [tensor for file in folder.glob("*.safetensors") if file.name != WEIGHTS for tensor in read_header(file).tensors]
+    for tensor in sorted(stored, key=lambda tensor: tensor.key):
+        digest.update(f"{tensor.key} {tensor.dtype} {tensor.shape}\n".encode())
+        with tensor.file.open("rb") as file:
+            for begin in sorted({int(at) for at in np.linspace(tensor.begin, max(tensor.begin, tensor.end - _SAMPLE_BYTES), _SAMPLES)}):
+                file.seek(begin)
+                digest.update(file.read(min(_SAMPLE_BYTES, tensor.end - begin)))
+    return digest.hexdigest()
 
 
 def save_fusion(folder: Path, model: FusedModel, *, of_adapter: bool = False) -> None:
-    """Write the sidecar of a fused model; nothing if the model has no fusion. of_adapter: the base lies elsewhere, and is checked there."""
+    """Write the sidecar of a fused model beside its weights; nothing if the model has no fusion. of_adapter: the base lies elsewhere, and
+    is checked there."""
     if model.spec is None or model.operator is None:
         return
-    spec = model.spec.model_copy(update={"base_sha256": None if of_adapter else embeddings_digest(model.stock)})
+    spec = model.spec.model_copy(update={"base_sha256": None if of_adapter else weights_fingerprint(folder)})
     write_json(folder / SIDECAR, spec.model_dump())
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.operator.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS), {_CHANNELS: f"{', '.join(spec.channel_names)}\n{_spec_digest(spec)}"})
@@ -154,10 +176,10 @@ def attach_fusion(stock: nn.Module, folder: Path) -> FusedModel:
     width = _embeddings_of(stock).weight.shape[1]  # type: ignore[index]
     if spec.hidden_size != width:
         raise ConfigError(f"{folder / SIDECAR}: fused for models of width {spec.hidden_size}, but this model has {width}")
-    if spec.base_sha256 is not None and spec.base_sha256 != (found := embeddings_digest(stock)):
+    if spec.base_sha256 is not None and spec.base_sha256 != (found := weights_fingerprint(folder)):
         raise ConfigError(
-            f"{folder / SIDECAR}: belongs to a model whose token embeddings have the digest {spec.base_sha256[:12]}, but those of this "
-            f"folder have {found[:12]}; put the weights back that it was saved with, or take {SIDECAR} and {WEIGHTS} away"
+            f"{folder / SIDECAR}: belongs to weights with the fingerprint {spec.base_sha256[:12]}, but those of this folder have "
+            f"{found[:12]}; put the weights back that it was saved with, or take {SIDECAR} and {WEIGHTS} away"
         )
     model = FusedModel(stock, spec)
     assert model.operator is not None

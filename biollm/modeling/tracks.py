@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from biollm.core.errors import DataError
 from biollm.core.recipe import Section
 
 FloatArray = NDArray[np.float32]
@@ -32,10 +33,11 @@ class Track:
     coverage: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        """Lists of numbers are as good as arrays."""
+        """Lists of numbers are as good as arrays. Raises DataError if they hold what is no number."""
         for name in ("level", "coverage"):
-            if not isinstance(given := getattr(self, name), np.ndarray | None):
-                object.__setattr__(self, name, np.asarray(given, dtype=np.float32))
+            given = getattr(self, name)
+            if given is not None and (type(given) is not np.ndarray or given.dtype != np.float32):
+                object.__setattr__(self, name, as_numbers(given, f"a track's {name}"))
 
     def reversed(self) -> Track:
         """The track of the reverse complement: a value stays with its base pair."""
@@ -45,12 +47,26 @@ class Track:
         """The track of a stretch of the sequence."""
         return Track(self.level[residues], None if self.coverage is None else self.coverage[residues])
 
+    def of_observations(self) -> Track:
+        """The sum of what was observed at each residue in place of its mean; of a track that nobody counted, the level itself."""
+        return self if self.coverage is None else Track(self.level * self.coverage)
+
     def only(self, kept: NDArray[np.bool_]) -> Track:
         """The same with no value but where `kept`, (L,), is true."""
         return Track(np.where(kept, self.level, np.float32(np.nan)), self.coverage)
 
 
 RecordTracks = Mapping[str, Track]  # by channel
+
+
+def as_numbers(values: ArrayLike, what: str) -> FloatArray:
+    """Values as float32; None, and what a masked array hides, as NaN. Raises DataError, naming them by `what`, if they are no numbers."""
+    try:
+        if isinstance(values, np.ma.MaskedArray):
+            return np.asarray(np.ma.filled(values.astype(np.float32), np.nan))
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} holds what is no number ({str(values)[:40]}); expected numbers, or NaN where there is no value") from None
 
 
 def reverse_tracks(tracks: RecordTracks) -> RecordTracks:
@@ -109,7 +125,8 @@ def cpg_observed_expected(sequence: str, window_bases: int, *, one_way: bool = F
 
 @dataclass(frozen=True)
 class TokenValues:
-    """Channels over the spans of tokens, each (C, T) float64: mean level (0 without sites), sites, and observations (0 if not counted)."""
+    """Channels over the spans of tokens, each (C, T) float64: mean level of the sites (0 without any), sites, and observations (0 if not
+    counted)."""
 
     level: NDArray[np.float64]
     sites: NDArray[np.float64]

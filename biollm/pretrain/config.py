@@ -81,6 +81,6 @@ class Config(TrainingConfig):
             here = "has no expand.fusion" if fusion is None else f"fuses by '{fusion.operator}' anyway"
             return [f"pretrain.compare_operators is {self.compare_operators}, but the recipe {here}; name other operators than that one"]
         asked = [f"pretrain.tracks.{name}" for name, value in self.tracks if value != getattr(TrackTraining(), name)]
-        if asked and recipe.expand is not None and recipe.expand.fusion is None:
+        if asked and recipe.expand is not None and not recipe.has_fusion:
             return [f"{name} needs a model with tracks; add 'fusion' to expand, or leave it out" for name in asked]
         return []

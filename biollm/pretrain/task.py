@@ -106,6 +106,8 @@ def make_module(model: Path, encoder: Encoder, config: Config, weights: Path | N
         raise ConfigError(f"{model.name}: its tokenizer has {tokens} tokens, but the model {rows} rows; run expand on the merged tokenizer")
     if config.tracks.weight:
         fused.learn_to_impute()
+    else:
+        fused.stop_imputing()
     objective = _objective(config, encoder, stock_config)
     if config.future_tokens and objective.name != "causal":
         raise ConfigError(

@@ -166,7 +166,7 @@ class Objective:
         first, last = int(body[0]), int(body[-1]) + 1
         cut = first + int(rng.integers(1, max(2, len(body))))
         read = np.r_[0:cut, last : len(example.ids)]
-        tracks = ask_tracks(self._to_be_read(example), _NONE, self.tracks, seed)
+        tracks = ask_tracks(self._to_be_read(example), np.arange(cut, last), self.tracks, seed)
         return self._answer(example, read, example.ids[cut:], example.residues[cut:], tracks)
 
     def _span_corruption(self, example: Example, rng: np.random.Generator, seed: int) -> Question:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from biollm.modeling.channels import FEATURES_PER_CHANNEL, FusionSpec
 from biollm.modeling.encoding import IntArray
+from biollm.modeling.tracks import over_tokens
 from biollm.training.config import TrackTraining
 from biollm.training.examples import Example
 
@@ -93,13 +94,20 @@ def _without(sequence: str, residues: IntArray, hidden: IntArray) -> str:
 
 
 def _answers(example: Example, spec: FusionSpec) -> tuple[FloatArray, FloatArray]:
-    """(T, C) level of each token, NaN where there is none, and its weight: observations, as a share of a site's usual number."""
+    """(T, C) level of each token, NaN where there is none, and its weight: observations, as a share of a site's usual number.
+
+    The level of a share is that of the observations of all sites of the token together, of other values the mean of the sites.
+    """
+    assert example.tracks is not None, "asked only of documents with tracks"
     found = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
-    assert found is not None, "asked only of documents with tracks"
+    assert found is not None
+    tracks = {**spec.computed(example.sequence), **example.tracks}
+    observed = over_tokens([c.of(tracks[c.name].of_observations(), example.sequence) for c in spec.channels], example.track_residues)
     mean, scale, usual, is_share = (
         np.array([[getattr(channel, name)] for channel in spec.channels]) for name in ("mean", "scale", "mean_coverage", "is_share")
     )
-    level = np.where(is_share, found.level, (found.level - mean) / scale)
+    share = np.divide(observed.level * observed.sites, found.coverage, out=found.level.copy(), where=found.coverage > 0)
+    level = np.where(is_share, share, (found.level - mean) / scale)
     answers = np.where(found.sites > 0, level, np.nan)
     weights = np.where(found.coverage > 0, found.coverage / usual, found.sites)
     return answers.T.astype(np.float32), weights.T.astype(np.float32)

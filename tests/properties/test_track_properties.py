@@ -104,11 +104,41 @@ def test_a_special_token_has_features_that_are_exactly_zero(fusion_spec: Callabl
 def test_channels_are_described_by_the_values_that_there_are() -> None:
     share = describe_channel("CG", np.float32([0, 1, 1, 0]), np.float32([4, 4, np.nan, 10]), strand="both", computed=None, is_share=True)
     assert (share.is_share, share.mean, share.scale, share.low, share.high, share.mean_coverage) == (True, 0.5, 0.5, 0, 1, 6)
-    assert share.edges == [0, 0.125, 0.5, 0.875, 1], "each once"
+    assert share.edges == [0.5], "two values are two bins"
     signal = describe_channel("ATAC", np.float32([4, 4]), None, strand="both", computed=None, is_share=False)
     assert (signal.is_share, signal.mean, signal.scale, signal.mean_coverage) == (False, 4, 1, 1), "a constant is not divided by zero"
     with pytest.raises(DataError, match="track 'ATAC': no residue of the train split has a value; leave the channel out"):
         describe_channel("ATAC", np.zeros(0, dtype=np.float32), None, strand="both", computed=None, is_share=False)
+
+
+def test_bins_part_the_values_of_a_channel_that_is_mostly_zero() -> None:
+    """As CHG and CHH levels are: quantiles are all 0 there."""
+    rng = np.random.default_rng(0)
+    levels = np.concatenate([np.zeros(9400), np.full(100, 1.0), rng.uniform(0.05, 0.95, 500)]).astype(np.float32)
+    edges = describe_channel("CHH", levels, None, strand="both", computed=None, is_share=True).edges
+    filled = np.bincount(np.searchsorted(edges, levels, side="right"), minlength=8)
+    assert filled[0] == 9400
+    assert len(filled) == 8
+    assert (filled[1:] > 60).all(), "the others are divided about equally"
+
+
+def test_what_a_masked_array_hides_is_missing_and_what_is_no_number_refused(fusion_spec: Callable[..., FusionSpec]) -> None:
+    spec, residues = fusion_spec("CG"), np.asarray([2, 1])
+    hidden = np.ma.masked_array([1.0, 0.2, 0.5], mask=[False, True, False])
+    wanted = spec.features("CGC", {"CG": Track(np.float32([1, NAN, 0.5]))}, residues)
+    np.testing.assert_array_equal(spec.features("CGC", {"CG": Track(hidden)}, residues), wanted)
+    np.testing.assert_array_equal(spec.features("CGC", {"CG": Track(np.array([1, None, 0.5], dtype=object))}, residues), wanted)
+    with pytest.raises(DataError, match="a track's level holds what is no number"):
+        Track(np.array(["x", "y"]))
+    with pytest.raises(DataError, match="is infinite at position 1"), np.errstate(over="ignore"):
+        spec.features("C", {"CG": Track(np.array([1e39]))}, np.asarray([1]))
+
+
+def test_a_share_may_be_one_by_rounding(fusion_spec: Callable[..., FusionSpec]) -> None:
+    spec = fusion_spec("CG")
+    spec.check({"CG": Track(np.float32([1.000001, -1e-6]))}, 2, "r")
+    with pytest.raises(DataError, match=r"record r: track 'CG' is 1\.0001 at position 1; this channel holds shares"):
+        spec.check({"CG": Track(np.float32([1.0001, 0]))}, 2, "r")
 
 
 def test_a_track_of_plain_numbers_is_one_of_arrays(fusion_spec: Callable[..., FusionSpec]) -> None:

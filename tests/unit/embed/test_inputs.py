@@ -86,7 +86,8 @@ def test_tracks_are_columns_of_a_table(measured: Path, tmp_path: Path, sequences
     np.testing.assert_array_equal(found.tracks[0]["meth"].level, tracks[0])  # type: ignore[index, union-attr]
     embedder = Embedder(measured, input="sequence")
     wanted = embedder.embed(sequences, found.tracks)
-    for source in (table, tmp_path / "a.parquet"):
+    other = table.with_columns(track_cpg=pl.col("track_meth"))  # a corpus has it too; the model's follows from the sequence
+    for source in (table, tmp_path / "a.parquet", other):
         assert np.array_equal(embedder.embed(source), wanted)
 
 

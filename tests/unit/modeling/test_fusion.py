@@ -361,11 +361,26 @@ def test_a_sidecar_that_was_changed_beside_its_weights_is_refused(change: dict[s
         attach_fusion(stock("bert"), tmp_path)
 
 
-def test_fusion_beside_the_weights_of_another_model_is_refused(tmp_path: Path, fusion_spec: Specs) -> None:
-    save_fusion(tmp_path, FusedModel(stock("bert"), fusion_spec()))
-    torch.manual_seed(9)
-    with pytest.raises(ConfigError, match=r"fusion.json: belongs to a model whose token embeddings have the digest \w{12}, but"):
-        attach_fusion(MODELS["bert"](), tmp_path)
+@pytest.mark.parametrize("changed", ["word_embeddings", "layer.1.output.dense.weight"])
+def test_fusion_beside_other_weights_is_refused(tmp_path: Path, fusion_spec: Specs, changed: str) -> None:
+    model: Any = stock("bert")
+    model.save_pretrained(tmp_path)
+    save_fusion(tmp_path, FusedModel(model, fusion_spec()))
+    attach_fusion(model, tmp_path)
+    with torch.no_grad():
+        next(weights for name, weights in model.named_parameters() if changed in name).add_(0.01)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"fusion.json: belongs to weights with the fingerprint \w{12}, but those of this folder have"):
+        attach_fusion(model, tmp_path)
+
+
+def test_a_fused_model_is_opened_in_another_number_format(tmp_path: Path, fusion_spec: Specs) -> None:
+    model: Any = stock("bert")
+    model.save_pretrained(tmp_path)
+    save_fusion(tmp_path, FusedModel(model, fusion_spec()))
+    opened = load_model(tmp_path, "AutoModelForMaskedLM", dtype=torch.bfloat16)
+    assert opened.operator is not None
+    assert opened.stock.dtype == torch.bfloat16
 
 
 def test_a_model_without_fusion_writes_no_sidecar_and_is_opened_as_such(tmp_path: Path) -> None:

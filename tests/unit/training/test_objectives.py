@@ -103,6 +103,23 @@ def test_computed_tracks_never_tell_the_hidden_bases(tiny_results: Path, fusion_
     assert (question.tracks.features != 0).any()
 
 
+@given(SEEDS)
+def test_computed_tracks_never_tell_what_the_decoder_is_to_write(
+    tiny_results: Path, fusion_spec: Callable[..., FusionSpec], seed: int
+) -> None:
+    encoder = Encoder(tiny_results / "expand")
+    example = encode_corpus(read_records(tiny_results / "ingest", "train").head(1), encoder, fusion_spec("cpg"))[0]
+    objective = Objective("prefix", "encoder-decoder", encoder, start_id=0)
+    question = objective.ask(example, seed)
+    read = len(question.ids) - 1  # the special token behind the body is read too
+    unread = int(example.residues[:read].sum())
+    other = (example.sequence[:unread] + "CG" * len(example.sequence))[: len(example.sequence)]
+    same = objective.ask(replace(example, sequence=other), seed)
+    assert question.tracks is not None
+    assert same.tracks is not None
+    np.testing.assert_array_equal(question.tracks.features, same.tracks.features)
+
+
 def test_questions_follow_the_seed(dna: tuple[Encoder, list[Example]]) -> None:
     encoder, examples = dna
     objective = Objective("masked", "encoder", encoder, mask_id=encoder.mask_id)

@@ -72,6 +72,18 @@ def test_answers_are_the_hidden_values_and_their_weights_the_observations(fusion
     assert (found.weights[told] == 12 / 4).all(), "two sites of six reads, where a site usually has four"
 
 
+def test_a_token_s_share_is_that_of_the_reads_of_its_sites_together(fusion_spec: Specs) -> None:
+    spec = fusion_spec("CG", "signal", imputes=True)
+    level, reads = np.float32([1, 0, np.nan]), np.float32([30, 2, np.nan])
+    asked = replace(example(spec, 1), tracks={"CG": Track(level, reads), "signal": Track(level, reads)})
+    found = ask_tracks(asked, np.asarray([1]), TrackTraining(channel_dropout=0, weight=1), 0)
+    assert found is not None
+    assert found.answers is not None
+    assert found.weights is not None
+    np.testing.assert_allclose(found.answers[1], [30 / 32, (0.5 - 0.5) / 2], rtol=1e-6)  # of other values the mean
+    np.testing.assert_allclose(found.weights[1], 32 / 4)
+
+
 def test_a_share_of_the_values_is_asked(fusion_spec: Specs) -> None:
     spec = fusion_spec("CG", imputes=True)
     training = TrackTraining(channel_dropout=0, hidden_fraction=0.25, weight=1)
