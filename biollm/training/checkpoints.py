@@ -15,6 +15,7 @@ A folder without a right seal is never resumed from. DeepSpeed's files are pickl
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,11 @@ def seal(folder: Path) -> None:
 
 def newest_valid(work: Path) -> Path | None:
     """The newest checkpoint whose seal is right. Others are named to the user and removed."""
-    for folder in sorted(work.glob("checkpoint-*"), key=_step, reverse=True):
+    for folder in reversed(_all(work)):
         if is_valid(folder):
             return folder
         say(f"{folder.name} is damaged or was cut while being written; going back to an earlier one")
-        shutil.rmtree(folder)
+        _remove(folder)
     return None
 
 
@@ -59,17 +60,16 @@ def newest_to_go_on_from(work: Path, best: Path) -> Path | None:
         return newest
     say(f"{best.name} (the weights of step {best_step}) is damaged or was cut while being written; going back to before that step")
     shutil.rmtree(best, ignore_errors=True)
-    for folder in work.glob("checkpoint-*"):
+    for folder in _all(work):
         if _step(folder) >= best_step:
-            shutil.rmtree(folder)
+            _remove(folder)
     return newest_valid(work)
 
 
 def keep_newest(work: Path, number: int) -> None:
     """Remove all but the newest checkpoints."""
-    folders = sorted(work.glob("checkpoint-*"), key=_step)
-    for folder in folders[:-number]:
-        shutil.rmtree(folder)
+    for folder in _all(work)[:-number]:
+        _remove(folder)
 
 
 def save_tree(folder: Path, tree: Any) -> None:
@@ -115,6 +115,19 @@ def is_valid(folder: Path) -> bool:
         return False
     found = {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_below(folder) if file.name != SEAL}
     return bool(found == sealed)
+
+
+def _all(work: Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, by step: what is called checkpoint-2.bak, or is a file, is none of ours."""
+    return sorted((p for p in work.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", p.name) and p.is_dir()), key=_step)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Of a link, what a user put on another disk stays."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+    else:
+        shutil.rmtree(checkpoint)
 
 
 def _step(checkpoint: Path) -> int:

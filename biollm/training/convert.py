@@ -20,6 +20,7 @@ def fit_to_processes(checkpoint: Path, config: TrainingConfig) -> Path:
     """The checkpoint itself where it was written by as many processes at the same ZeRO stage, else a converted copy beside it.
 
     At ZeRO 0 every process has all, so nothing is to be converted. DeepSpeed converts the shares of ZeRO 1-3 into its universal format.
+    ZeRO 1 and 2 read each other's; ZeRO 3, where each process has a file of weights of its own, reads that of ZeRO 3 alone.
     Raises DataError if it cannot, or where the run would go on in another precision than it began in.
     """
     world = read_json(checkpoint / "world.json")
@@ -33,8 +34,13 @@ def fit_to_processes(checkpoint: Path, config: TrainingConfig) -> Path:
         return checkpoint
     before, now = f"{world['processes']} processes at zero {world['zero']}", f"{config.world_size} at zero {config.zero}"
     told = f"{checkpoint.name} was written by {before}; this run has {now}"
-    if world["zero"] == 0 or config.zero == 0:
-        raise DataError(f"{told}, and DeepSpeed does not convert from or to zero 0; set zero: {world['zero']} to go on")
+    if alone := [stage for stage in (0, 3) if (world["zero"] == stage) != (config.zero == stage)]:
+        raise DataError(f"{told}, and DeepSpeed does not convert from or to zero {alone[0]}; set zero: {world['zero']} to go on")
+    if config.zero == 3 and (config.weight_decay or config.layer_decay != 1):
+        raise DataError(
+            f"{told}, and at zero 3 DeepSpeed would give all weights the learning rate and weight decay of the first ones; go on with "
+            f"{world['processes']} processes"
+        )
     converted = checkpoint.parent / "converted" / checkpoint.name
     if is_valid(converted):
         return converted

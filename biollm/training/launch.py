@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import ipaddress
 import os
 import shlex
 import signal
@@ -12,22 +12,24 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.machine import granted_cores, thread_limits
 from biollm.training.config import TrainingConfig
 from biollm.training.estimate import memory_knobs
+from biollm.training.launcher import die_with_parent
 from biollm.training.task import TRAINED
 
 ERROR = "error.txt"
+ERROR_BYTES = 4096
 DIED = "died.txt"
 LOOPBACK = "127.0.0.1"
 _LAUNCHER, _WORKER = "biollm.training.launcher", "biollm.training.worker"
-_KILLED = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,9 @@ def _is_this_machine(name: str) -> bool:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):  # unknown here: ssh may know it
         return False
-    return any(_is_own_address(family, address) for family, _, _, _, address in found)
-
-
-def _is_own_address(family: int, address: Any) -> bool:
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(address)  # refused for an address of another machine
-        except OSError:
-            return False
-        return True
+    addresses = {str(address[0]) for *_, address in found}
+    here = {own.address for interface in psutil.net_if_addrs().values() for own in interface}
+    return bool(addresses & here) or any(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 def launch(task: Path, config: TrainingConfig, what: str) -> None:
@@ -73,7 +68,7 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
     standard input does, which we hold open.
     """
     error, died = task.with_name(ERROR), task.with_name(DIED)
-    error.unlink(missing_ok=True)
+    error.write_bytes(b" " * ERROR_BYTES)  # a worker writes over it: a disk that has become full has room for nothing new
     died.unlink(missing_ok=True)
     hosts = (
         read_hostfile(Path(config.hostfile), config) if config.hostfile else _slurm_hosts(config) or [Host("localhost", config.processes)]
@@ -93,15 +88,15 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
                 launchers.append(
                     subprocess.Popen(
                         command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=None if rank == 0 else output,
-                        start_new_session=True, preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                        start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None,
                     )
                 )  # fmt: skip
             codes = _wait_for(launchers)
     finally:
         for launcher in launchers:
             _end(launcher)
-    if error.is_file():
-        raise DataError(error.read_text().strip())
+    if told := error.read_bytes().decode().strip():
+        raise DataError(told)
     if any(codes) and not (task.parent / TRAINED / SEAL).is_file():
         workers = [int(code) for code in died.read_text().split()] if died.is_file() else []
         ends = list(dict.fromkeys(workers or filter(None, codes)))
@@ -138,13 +133,6 @@ def read_hostfile(path: Path, config: TrainingConfig) -> list[Host]:
             f"hostfile {path}: {small[0]} has fewer slots than processes ({config.processes}); lower processes, or raise its slots"
         )
     return hosts[: config.nodes]
-
-
-def die_with_parent() -> None:
-    """Let the kernel end this process with its parent, however that dies. Linux only; elsewhere a launcher that was killed outright, and
-    had no time to end its workers, leaves them."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_KILLED, signal.SIGKILL)
 
 
 # What another host is told by ssh. No tokens or passwords: they would stand in its list of processes.

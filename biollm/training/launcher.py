@@ -6,6 +6,7 @@ standard input does: whoever started it, on this host or through ssh, holds that
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -13,7 +14,9 @@ import threading
 import time
 from pathlib import Path
 
+STARTED_BY = "BIOLLM_LAUNCHER"  # tells workers the process that they are to end with
 _GRACE_SECONDS = 10
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
@@ -22,6 +25,7 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     threading.Thread(target=_end_with_input, daemon=True).start()
+    os.environ[STARTED_BY] = str(os.getpid())
     died = Path(sys.argv.pop(1))
     try:
         torchrun(sys.argv[1:])
@@ -30,6 +34,15 @@ def main() -> None:
         with died.open("a") as codes:  # the launchers of all hosts write here
             codes.write(f"{first.exitcode}\n")
         raise
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel end this process with its parent, however that dies; end it now where that is dead already. The former on Linux
+    only; elsewhere a launcher that was killed outright later, and had no time to end its workers, leaves them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _end_with_input() -> None:

@@ -39,8 +39,8 @@ def parameter_groups(module: nn.Module, config: TrainingConfig) -> list[dict[str
     top = max((layer for layer in layers.values() if layer is not None), default=-1) + 1
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained.items():
-        layer = -1 if id(parameter) in embeddings else top if layers.get(name) is None else layers[name]
-        assert layer is not None
+        layer = -1 if id(parameter) in embeddings else layers.get(name)
+        layer = top if layer is None else layer
         rate = config.learning_rate * config.layer_decay ** (top - layer)
         decay = config.weight_decay if parameter.ndim > 1 and id(parameter) not in embeddings else 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
@@ -72,11 +72,18 @@ def rate_factor(config: TrainingConfig, step: int) -> float:
 
 
 def _layer(name: str) -> int | None:
-    """The number of the layer that a parameter belongs to: the first number in its name. None for what stands on top, such as
-    what predicts tokens further on.
+    """The number of the layer that a parameter belongs to: the first number in its name, or -1 where an embedding module comes before
+    that. None for what stands on top, such as what predicts tokens further on.
 
     >>> _layer("model.layers.11.mlp.weight"), _layer("adapters.11_ffn.down.weight"), _layer("future.projections.1.weight")
     (11, 11, None)
+    >>> _layer("bert.embeddings.LayerNorm.weight"), _layer("gpt_neox.embed_out.weight")
+    (-1, None)
     """
-    found = None if name.startswith("future.") else re.search(r"\.(\d+)[._]", name)
+    if name.startswith("future."):
+        return None
+    found = re.search(r"\.(\d+)[._]", name)
+    below = (name[: found.start()] if found else name).split(".")
+    if any("embed" in part and "out" not in part for part in below):
+        return -1
     return int(found.group(1)) if found else None

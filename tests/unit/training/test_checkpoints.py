@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,28 @@ def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path) -> None:
         fit_to_processes(folder, TrainingConfig(**run, precision="bf16"))
 
 
+@pytest.mark.parametrize(("before", "now", "alone"), [(1, 0, 0), (3, 0, 0), (0, 2, 0), (1, 3, 3), (2, 3, 3), (3, 1, 3), (3, 2, 3)])
+def test_a_run_does_not_go_on_at_a_stage_of_zero_that_deepspeed_cannot_convert_to(
+    tmp_path: Path, before: int, now: int, alone: int
+) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    write_json(folder / "world.json", {"processes": 1, "zero": before, "bf16": False})
+    told = f"this run has 1 at zero {now}, and DeepSpeed does not convert from or to zero {alone}; set zero: {before} to go on"
+    with pytest.raises(DataError, match=told):
+        fit_to_processes(folder, TrainingConfig(steps=4, learning_rate=1e-3, precision="fp32", zero=now))
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"layer_decay": 0.9}])
+def test_parts_that_learn_differently_do_not_go_on_at_zero_3_by_other_processes(tmp_path: Path, settings: dict[str, float]) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    write_json(folder / "world.json", {"processes": 2, "zero": 3, "bf16": False})
+    told = r"this run has 1 at zero 3, and at zero 3 DeepSpeed would give all weights the learning rate .*; go on with 2 processes"
+    with pytest.raises(DataError, match=told):
+        fit_to_processes(folder, TrainingConfig(steps=4, learning_rate=1e-3, precision="fp32", zero=3, **settings))
+
+
 def checkpoint(work: Path, step: int) -> Path:
     folder = work / f"checkpoint-{step}"
     folder.mkdir(parents=True)
@@ -168,6 +191,32 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         checkpoint(tmp_path, step)
     keep_newest(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-20"]
+
+
+def test_what_only_is_called_like_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    others = ["checkpoint-2-copy", "checkpoint-2.bak", "checkpoint-2.tar", "checkpoint-9", "checkpoint-old"]
+    for name in others[:2]:
+        shutil.copytree(tmp_path / "checkpoint-2", tmp_path / name)
+    for name in others[2:4]:
+        (tmp_path / name).write_text("x")
+    (tmp_path / others[4]).mkdir()
+    assert newest_valid(tmp_path) == tmp_path / "checkpoint-3"
+    keep_newest(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "checkpoint-3"])
+
+
+def test_a_checkpoint_that_lies_elsewhere_is_one_and_only_its_link_is_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        far = checkpoint(tmp_path / "far", step)
+        (tmp_path / far.name).symlink_to(far)
+    (tmp_path / "far" / "checkpoint-3" / "extra").write_text("x")
+    assert newest_valid(tmp_path) == tmp_path / "checkpoint-2"
+    checkpoint(tmp_path, 4)
+    keep_newest(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-4", "far"]
+    assert len(list((tmp_path / "far").iterdir())) == 3
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.training import launch
+from biollm.training import launch, launcher, worker
 from biollm.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[3]
@@ -19,14 +24,69 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does the kernel kill so")
 def test_a_worker_that_the_kernel_killed_is_told_with_what_needs_less_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchrun itself ends with 1, as for any other failure."""
-    (tmp_path / "worker_that_dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    """torchrun itself ends with 1, as for any other failure. The worker is a child of the process that it is told to end with."""
+    dies = "import os\nos.kill(os.getpid(), 9 if os.getppid() == int(os.environ['BIOLLM_LAUNCHER']) else 15)\n"
+    (tmp_path / "worker_that_dies.py").write_text(dies)
     monkeypatch.setattr(launch, "_WORKER", "worker_that_dies")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     config = TrainingConfig(steps=1, learning_rate=1.0, processes=2)
     told = r"died \(SIGKILL\); Linux ends a process so when memory runs out: raise gradient_accumulation \(now 1\).*workers\.log; run again"
     with pytest.raises(DataError, match=told):
         launch.launch(tmp_path / "task.json", config, "test")
+
+
+def test_a_worker_whose_launcher_is_dead_ends_before_it_loads_anything() -> None:
+    """It was killed while Python started, when nothing of ours ran yet."""
+    command = [sys.executable, "-X", "importtime", "-m", "biollm.training.worker", "task.json"]
+    dead = os.environ | {"BIOLLM_LAUNCHER": str(os.getppid())}  # whatever is not the worker's own parent
+    done = subprocess.run(command, cwd=ROOT, env=dead, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "biollm.training.launcher" in done.stderr
+    assert not any(loaded in done.stderr for loaded in ("Traceback", "psutil", "pydantic", "torch"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is it asked of the launcher")
+def test_a_launcher_whose_starter_is_dead_is_not_begun() -> None:
+    for starter, code in ((os.getpid(), 0), (os.getppid(), 1)):
+        done = subprocess.run(["true"], preexec_fn=partial(launcher.die_with_parent, starter), check=False)
+        assert done.returncode == code
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"),
+    ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),  # as safetensors says it
+    ConfigError("{work}: cannot write: the disk is full; nothing finished before was changed"),
+])  # fmt: skip
+def test_a_worker_tells_of_a_full_disk_without_a_byte_more_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(run: object) -> None:
+        raise error
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    task = tmp_path / "task.json"
+    task.write_text("{}")
+    place = task.with_name(launch.ERROR)
+    monkeypatch.setenv("BIOLLM_LAUNCHER", "1")
+    monkeypatch.setenv("MASTER_ADDR", launch.LOOPBACK)
+    monkeypatch.setattr(worker, "die_with_parent", lambda parent: place.write_bytes(b" " * launch.ERROR_BYTES))
+    monkeypatch.setitem(sys.modules, "biollm.training.trainer", SimpleNamespace(fit=fails))
+    monkeypatch.setattr(sys, "argv", ["worker", str(task)])
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit, match="1"):
+        worker.main()
+    assert place.read_text().replace("{work}", str(tmp_path)).startswith(f"{tmp_path}: cannot write: the disk is full; nothing finished")
+    assert place.stat().st_size == launch.ERROR_BYTES
+
+
+def test_an_address_is_here_only_if_an_interface_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where net.ipv4.ip_nonlocal_bind is set, as for keepalived, a socket may be bound to any address."""
+    monkeypatch.setattr(
+        psutil, "net_if_addrs", lambda: {"eth9": [SimpleNamespace(address="192.0.2.9"), SimpleNamespace(address="fd00::9")]}
+    )
+    monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
+    names = ("192.0.2.9", "fd00::9", "127.0.1.1", "::1", "192.0.2.8", "fd00::8")
+    assert [name for name in names if launch._is_this_machine.__wrapped__(name)] == list(names[:4])
 
 
 def a_command(folder: Path, name: str, script: str) -> None:
