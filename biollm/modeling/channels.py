@@ -39,7 +39,7 @@ class Channel(BaseModel):
     scale: float = Field(gt=0)
     low: float = Field(description="smallest and largest value seen")
     high: float
-    edges: list[float] = Field(description="inner borders of equally filled bins")
+    edges: list[float] = Field(description="inner borders of its bins")
     mean_coverage: float = Field(default=1.0, gt=0, description="observations of a site; 1 if nobody counted them")
     cytosines: bool = Field(default=False, description="measured, and no A or T of the train split has a value: methylation")
 

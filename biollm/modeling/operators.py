@@ -29,7 +29,7 @@ class ValueEncoder(nn.Module):
     """Features of each channel with its level encoded beside them: (…, F) to (…, W); zero where the channel has no value.
 
     linear: the features as they are; mlp: a small network of each channel's own; fourier: sine and cosine of octaves over the channel's
-    range (Tancik et al. 2020); bins: which of its equally filled bins.
+    range (Tancik et al. 2020); bins: which of its bins (see channels.py).
     """
 
     def __init__(self, spec: FusionSpec) -> None:
