@@ -94,8 +94,7 @@ class Predictor:
     @cached_property
     def channels(self) -> list[str]:
         """The measured tracks that the embedding models read."""
-        fused = [e.fusion for e in self.embedders.values() if e.fusion is not None and e.settings.tracks == "auto"]
-        return list(dict.fromkeys(name for spec in fused for name in spec.measured_names))
+        return list(dict.fromkeys(name for embedder in self.embedders.values() for name in embedder.measured_tracks))
 
     @cached_property
     def columns(self) -> list[str]:
@@ -118,11 +117,8 @@ class Predictor:
         vectors: dict[str, FloatArray] = {}
         for name, embedder in self.embedders.items():
             tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
-            if own_tracks:
-                found = embedder.embed(sequences, tracks, names=records.ids, show_progress=False)
-            else:
-                found = embedder.embed_counted(sequences, tracks, names=records.ids, show_progress=False).vectors
-            vectors[name] = found.astype(np.float64)
+            found = embedder.embed_counted(sequences, tracks, names=records.ids, show_progress=False, own_tracks=own_tracks)
+            vectors[name] = found.vectors.astype(np.float64)
         self._check_tracks(sequences, records)
         return self.head.features(Inputs(sequences, vectors, records.table))
 

@@ -39,8 +39,13 @@ def interface_towards(host: str) -> str | None:
                 continue
             own = probe.getsockname()[0]
         if not own.startswith("127."):
-            return next((name for name, found in psutil.net_if_addrs().items() if own in (address.address for address in found)), None)
+            return own_addresses().get(own)
     return None
+
+
+def own_addresses() -> dict[str, str]:
+    """The addresses of this machine, and the interface of each."""
+    return {address.address: name for name, found in psutil.net_if_addrs().items() for address in found}
 
 
 @cache

@@ -142,6 +142,11 @@ class Embedder:
         return self._engine.spec
 
     @property
+    def measured_tracks(self) -> list[str]:
+        """The tracks that it reads of a table: its channels that do not follow from the sequence; none with tracks='off'."""
+        return self.fusion.measured_names if self.fusion and self.settings.tracks == "auto" else []
+
+    @property
     def why_padded(self) -> str | None:
         """Why rows are padded to the longest of their batch; None if they are read without padding."""
         return self._engine.why_padded
@@ -172,8 +177,7 @@ class Embedder:
         if is_series(source):
             source = source.to_list()
         if not is_list(source):
-            channels = self.fusion.measured_names if self.fusion and self.settings.tracks == "auto" else []
-            found = gather(source, column=column, id_column=id_column, channels=channels if tracks is None else [])
+            found = gather(source, column=column, id_column=id_column, channels=self.measured_tracks if tracks is None else [])
             kind = "sequence" if kind == "auto" and is_fasta(source) else kind
             source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
         return self._embed(source, tracks, names, batch_size, show_progress, kind, own_tracks=True).vectors
@@ -186,10 +190,11 @@ class Embedder:
         names: Sequence[str] | None = None,
         batch_size: int | None = None,
         show_progress: bool = True,
+        own_tracks: bool = False,
     ) -> Embedded:
-        """As `embed` of a list, with the number of tokens of each record. Tracks may be those of other records, as a control, or of a
-        sequence before it was changed: where their values stand is not checked."""
-        return self._embed(texts, tracks, names, batch_size, show_progress, self.settings.input)
+        """As `embed` of a list, with the number of tokens of each record. own_tracks: False: tracks may be those of other records, as a
+        control, or of a sequence before it was changed, and where their values stand is not checked."""
+        return self._embed(texts, tracks, names, batch_size, show_progress, self.settings.input, own_tracks)
 
     def _embed(
         self,
@@ -199,7 +204,7 @@ class Embedder:
         batch_size: int | None,
         show_progress: bool,
         kind: InputKind,
-        own_tracks: bool = False,
+        own_tracks: bool,
     ) -> Embedded:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None: by tokens_per_batch")
@@ -275,8 +280,8 @@ class Embedder:
         labels = check_list(texts, names)
         checked = check_tracks(self._engine.spec, self.settings.tracks, tracks, labels)
         if self._engine.spec is not None and own_tracks:
-            for text, of_record, label in zip(texts, checked or [], labels, strict=False):
-                self._engine.spec.check_places(text, of_record or {}, label)
+            for i, of_record in enumerate(checked or []):
+                self._engine.spec.check_places(texts[i], of_record or {}, labels[i])
         self._tell_coverage(checked)
         return self._vectors.read(texts, labels, checked, kind, spans=spans)
 

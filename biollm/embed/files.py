@@ -93,9 +93,10 @@ def _embed(job: FileJob) -> Made:
     write_json(job.out / MANIFEST, made.model_dump())
     if done:
         say(f"embed-file: {done} whole parts are there; going on behind them")
-    channels = embedder.fusion.measured_names if embedder.fusion and job.settings.tracks == "auto" else []
     records, part = done * job.rows_per_part, done
-    batches = read_batches(job.source, job.rows_per_part, column=job.column, id_column=job.id_column, channels=channels, skip=records)
+    batches = read_batches(
+        job.source, job.rows_per_part, column=job.column, id_column=job.id_column, channels=embedder.measured_tracks, skip=records
+    )
     for batch in progress(_exactly(batches, job.rows_per_part), f"embeddings of {job.source.name}", unit="part"):
         _write_part(job.out / part_name(part), embedder, batch)
         records, part = records + len(batch.ids), part + 1

@@ -130,7 +130,7 @@ def check_tracks(
     if spec is None or mode == "off":
         return None
     if spec.needs_measured:
-        measured = ", ".join(channel.name for channel in spec.channels if channel.computed is None)
+        measured = ", ".join(spec.measured_names)
         raise DataError(
             f"this model reads measured tracks ({measured}), but was given none; "
             f"give tracks=[{{channel: values}}, …] (in a table: columns {TRACK}<channel>), "

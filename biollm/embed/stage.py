@@ -92,7 +92,7 @@ def _diagnose(job: Job[Config], records: pl.DataFrame) -> list[dict[str, Any]]:
     if "expand" not in job.inputs or "pretrain" not in job.inputs:
         return []
     spec = read_spec(job.input("pretrain"))
-    measured = [channel.name for channel in spec.channels if channel.computed is None] if spec else []
+    measured = spec.measured_names if spec else []
     if not measured:
         return []
     chosen = evenly(records.filter(pl.col("split") == "test"), _DIAGNOSED_RECORDS)
@@ -110,7 +110,7 @@ def _tracks(planned: EmbeddingSet, embedder: Embedder, records: pl.DataFrame, jo
     spec = embedder.fusion
     if spec is None or planned.tracks == "none":
         return _no_tracks
-    measured = [channel.name for channel in spec.channels if channel.computed is None]
+    measured = spec.measured_names
     table = TrackTable(job.input("ingest"), measured) if measured else None
     if planned.tracks == "shuffled":
         return partial(_of_others, spec, table, records, choose_donors(records["split"].to_list(), _lengths(records), job.seed))

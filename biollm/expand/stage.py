@@ -21,7 +21,7 @@ from biollm.core.resources import resolve_folder
 from biollm.core.seeding import derive_seed, generator
 from biollm.expand.config import ChannelConfig, Config, FusionConfig
 from biollm.modeling.base import normal_folder
-from biollm.modeling.channels import FusionSpec, describe_channel, on_strand
+from biollm.modeling.channels import FusionSpec, describe_channel, on_strand, stands_on
 from biollm.modeling.corpus import ROW, TrackTable, evenly, read_records
 from biollm.modeling.distill import CONTEXT_TOKENS, Context, Teacher, contexts_of
 from biollm.modeling.encoding import Encoder
@@ -30,7 +30,7 @@ from biollm.modeling.inits import Donor, InitName, NewTokens, Table, initialise,
 from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, store_as_in, tensors_beside, token_capacity
 from biollm.modeling.shards import Which, expand_shards, read_checkpoint
 from biollm.modeling.surgery import MATRICES, resize, tables_of
-from biollm.modeling.tracks import FloatArray, Track, TrackConfig
+from biollm.modeling.tracks import FloatArray, TrackConfig
 from biollm.modeling.vocabulary import DomainVocabulary, base_pieces, load_tokenizer, readable_texts, unknown_id
 from biollm.training.batches import pad_examples
 from biollm.training.config import ObjectiveName
@@ -406,11 +406,7 @@ def _on_cytosines(table: TrackTable, train: pl.DataFrame, track: str) -> bool:
     """Whether no A or T of the train split has a value."""
     sequences = train["sequence"]
 
-    def elsewhere(row: int, values: Track) -> Track:
-        letters = np.frombuffer(sequences[row].upper().encode("ascii"), dtype=np.uint8)
-        return values.only(np.isin(letters, np.frombuffer(b"AT", dtype=np.uint8)))
-
-    return not len(table.sample(train[ROW].to_list(), track, seen=elsewhere)[0])
+    return not len(table.sample(train[ROW].to_list(), track, seen=lambda i, values: values.only(stands_on(sequences[i], "AT")))[0])
 
 
 def _is_share(table: TrackTable, channel: ChannelConfig, computed: bool) -> bool:

@@ -86,8 +86,12 @@ def on_strand(track: Track, sequence: str, strand: Strand) -> Track:
     """A track with the values of one strand alone, or as it is."""
     if strand == "both":
         return track
-    letter = ord("C" if strand == "plus" else "G")
-    return track.only(np.frombuffer(sequence.upper().encode("ascii"), dtype=np.uint8) == letter)
+    return track.only(stands_on(sequence, "C" if strand == "plus" else "G"))
+
+
+def stands_on(sequence: str, letters: str) -> NDArray[np.bool_]:
+    """(L,) whether a residue is one of some letters, in either case."""
+    return np.isin(np.frombuffer(sequence.upper().encode("ascii", "replace"), dtype=np.uint8), [ord(letter) for letter in letters])
 
 
 class FusionSpec(BaseModel):
@@ -157,13 +161,9 @@ class FusionSpec(BaseModel):
 
         tracks: those that belong to the sequence; a control may well give a model others.
         """
-        letters = np.frombuffer(sequence.upper().encode("ascii", "replace"), dtype=np.uint8)
-        no_cytosine = np.isin(letters, np.frombuffer(b"ATU", dtype=np.uint8))
-        for channel in self.channels:
-            if not channel.cytosines or channel.name not in tracks:
-                continue
-            level = tracks[channel.name].level
-            if len(level) == len(letters) and (wrong := np.flatnonzero(no_cytosine & ~np.isnan(level))).size:
+        for channel in (channel for channel in self.channels if channel.cytosines and channel.name in tracks):
+            level, elsewhere = tracks[channel.name].level, stands_on(sequence, "ATU")
+            if len(level) == len(elsewhere) and (wrong := np.flatnonzero(elsewhere & ~np.isnan(level))).size:
                 raise DataError(
                     f"record {record}: track '{channel.name}' has a value at position {wrong[0] + 1}, on {sequence[wrong[0]]}; this "
                     "channel holds values of cytosines, on C or (the other strand's) G (is it the track of another window or build?)"
@@ -173,11 +173,13 @@ class FusionSpec(BaseModel):
         self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?"
     ) -> TokenValues | None:
         """The channels over the spans of tokens, or None without tracks. Raises DataError as `check` does."""
-        if tracks is None:
-            return None
+        return None if tracks is None else over_tokens(self.seen(sequence, tracks, record), residues_per_token)
+
+    def seen(self, sequence: str, tracks: RecordTracks, record: str = "?") -> list[Track]:
+        """Each channel's track as the channel sees it, computed ones too. Raises DataError as `check` does."""
         self.check(tracks, len(sequence), record)
         whole = {**self.computed(sequence), **tracks} if len(tracks) < len(self.channels) else tracks
-        return over_tokens([channel.of(whole[channel.name], sequence) for channel in self.channels], residues_per_token)
+        return [channel.of(whole[channel.name], sequence) for channel in self.channels]
 
     def features(self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?") -> FloatArray:
         """(T, F) float32 of one record. Without tracks, and for a token without any value, all are zero: that means nothing to a model.
@@ -236,14 +238,13 @@ _BINS = 8
 
 
 def _bin_edges(levels: NDArray[np.floating]) -> list[float]:
-    """Inner borders of at most 8 bins. A value that would fill a bin alone (most methylation levels are 0) has one of its own: with
-    quantiles alone it would be parted from nothing. The rest is divided equally."""
+    """Inner borders of bins, eight where that is enough. A value that would fill one alone (most methylation levels are 0) has one of its
+    own: with quantiles alone it would be parted from nothing. The rest is divided equally."""
     values, counts = np.unique(levels.astype(np.float64), return_counts=True)
-    common = np.flatnonzero(counts > len(levels) / _BINS)
-    halfway = (values[:-1] + values[1:]) / 2
-    borders = {float(halfway[i]) for at in common for i in (at - 1, at) if 0 <= i < len(halfway)}
-    rest = np.delete(np.arange(len(values)), common)
-    if len(rest):
-        among, left = np.repeat(values[rest], counts[rest]), max(0, _BINS - 1 - len(borders))
-        borders |= set(np.quantile(among, np.linspace(0, 1, left + 2)[1:-1]).tolist())
-    return sorted(borders)
+    common = counts > len(levels) / _BINS
+    borders = ((values[:-1] + values[1:]) / 2)[common[:-1] | common[1:]]
+    if not common.all():
+        left = max(0, _BINS - 1 - len(borders))
+        rest = np.repeat(values[~common], counts[~common])
+        borders = np.concatenate([borders, np.quantile(rest, np.linspace(0, 1, left + 2)[1:-1])])
+    return sorted(set(borders.tolist()))

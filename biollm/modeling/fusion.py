@@ -26,7 +26,6 @@ from biollm.modeling.channels import FusionSpec
 from biollm.modeling.operators import Fusion
 from biollm.modeling.shards import read_header
 
-SIDECAR = FUSION_FILE
 WEIGHTS = "fusion.safetensors"
 # In the metadata of the weights: names of channels in the order of their rows, and on a second line the digest of the spec that they were
 # trained on. One entry, since safetensors writes several in an order that differs from run to run.
@@ -151,17 +150,17 @@ def save_fusion(folder: Path, model: FusedModel, *, of_adapter: bool = False) ->
     if model.spec is None or model.operator is None:
         return
     spec = model.spec.model_copy(update={"base_sha256": None if of_adapter else weights_fingerprint(folder)})
-    write_json(folder / SIDECAR, spec.model_dump())
+    write_json(folder / FUSION_FILE, spec.model_dump())
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.operator.state_dict().items()}
     save_file(weights, str(folder / WEIGHTS), {_CHANNELS: f"{', '.join(spec.channel_names)}\n{_spec_digest(spec)}"})
 
 
 def read_spec(folder: Path) -> FusionSpec | None:
     """What a model folder is fused with, or None. Raises ConfigError if the sidecar is damaged."""
-    if (folder / SIDECAR).is_file():
-        return read_sidecar(folder / SIDECAR, FusionSpec)
+    if (folder / FUSION_FILE).is_file():
+        return read_sidecar(folder / FUSION_FILE, FusionSpec)
     if (folder / WEIGHTS).is_file():
-        raise ConfigError(f"{folder / SIDECAR}: is missing beside {WEIGHTS}; put it back, or take both away to go without tracks")
+        raise ConfigError(f"{folder / FUSION_FILE}: is missing beside {WEIGHTS}; put it back, or take both away to go without tracks")
     return None
 
 
@@ -175,11 +174,11 @@ def attach_fusion(stock: nn.Module, folder: Path) -> FusedModel:
         return FusedModel(stock)
     width = _embeddings_of(stock).weight.shape[1]  # type: ignore[index]
     if spec.hidden_size != width:
-        raise ConfigError(f"{folder / SIDECAR}: fused for models of width {spec.hidden_size}, but this model has {width}")
+        raise ConfigError(f"{folder / FUSION_FILE}: fused for models of width {spec.hidden_size}, but this model has {width}")
     if spec.base_sha256 is not None and spec.base_sha256 != (found := weights_fingerprint(folder)):
         raise ConfigError(
-            f"{folder / SIDECAR}: belongs to weights with the fingerprint {spec.base_sha256[:12]}, but those of this folder have "
-            f"{found[:12]}; put the weights back that it was saved with, or take {SIDECAR} and {WEIGHTS} away"
+            f"{folder / FUSION_FILE}: belongs to weights with the fingerprint {spec.base_sha256[:12]}, but those of this folder have "
+            f"{found[:12]}; put the weights back that it was saved with, or take {FUSION_FILE} and {WEIGHTS} away"
         )
     model = FusedModel(stock, spec)
     assert model.operator is not None
@@ -188,14 +187,14 @@ def attach_fusion(stock: nn.Module, folder: Path) -> FusedModel:
             trained_on, _, digest = (weights.metadata() or {}).get(_CHANNELS, "").partition("\n")  # nothing: written by something else
             model.operator.load_state_dict({name: weights.get_tensor(name).to(torch.float32) for name in weights.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{folder / WEIGHTS}: damaged, or not of {SIDECAR} beside it; make the folder again") from error
+        raise ConfigError(f"{folder / WEIGHTS}: damaged, or not of {FUSION_FILE} beside it; make the folder again") from error
     if trained_on not in ("", named := ", ".join(spec.channel_names)):
         raise ConfigError(
-            f"{folder / SIDECAR}: names the channels {named}, but {WEIGHTS} was trained on {trained_on}; put back the right one"
+            f"{folder / FUSION_FILE}: names the channels {named}, but {WEIGHTS} was trained on {trained_on}; put back the right one"
         )
     if digest not in ("", _spec_digest(spec)):
         raise ConfigError(
-            f"{folder / SIDECAR}: was changed after {WEIGHTS} was trained beside it (statistics, strand or values of a channel); put back "
-            "the one that was written with the weights"
+            f"{folder / FUSION_FILE}: was changed after {WEIGHTS} was trained beside it (statistics, strand or values of a channel); put "
+            "back the one that was written with the weights"
         )
     return model

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from biollm.core.errors import ConfigError, ResourceError, first_line
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import quiet_libraries
+from biollm.core.resources import FUSION_FILE
 from biollm.modeling.file_copies import copy_bytes
 from biollm.modeling.surgery import (
     MATRICES,
@@ -56,7 +57,7 @@ _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16"
 _OLD_TOKENIZER = {*TOKENIZER_FILES, "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model",
                   "sentencepiece.bpe.model", "base_tokenizer.json"}  # fmt: skip
 _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".pkl", ".py"}
-_OURS = {"manifest.json", "fusion.json"}
+_OURS = {"manifest.json", FUSION_FILE}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Example:
 
 def open_tracks(corpus: Path, spec: FusionSpec | None) -> TrackTable | None:
     """The measured tracks of a corpus that a fused model reads; None if it reads none. Raises DataError naming one that is not there."""
-    measured = [channel.name for channel in spec.channels if channel.computed is None] if spec else []
+    measured = spec.measured_names if spec else []
     return TrackTable(corpus, measured) if measured else None
 
 

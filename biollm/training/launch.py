@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import psutil
-
 from biollm.core.artifacts import SEAL
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.machine import granted_cores, thread_limits
+from biollm.core.machine import granted_cores, own_addresses, thread_limits
 from biollm.training.config import TrainingConfig
 from biollm.training.estimate import memory_knobs
 from biollm.training.launcher import die_with_parent
@@ -56,8 +54,7 @@ def _is_this_machine(name: str) -> bool:
     except (OSError, UnicodeError):  # unknown here: ssh may know it
         return False
     addresses = {str(address[0]) for *_, address in found}
-    here = {own.address for interface in psutil.net_if_addrs().values() for own in interface}
-    return bool(addresses & here) or any(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return bool(addresses & own_addresses().keys()) or any(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 def launch(task: Path, config: TrainingConfig, what: str) -> None:
@@ -97,6 +94,7 @@ def launch(task: Path, config: TrainingConfig, what: str) -> None:
             _end(launcher)
     if told := error.read_bytes().decode().strip():
         raise DataError(told)
+    error.unlink()
     if any(codes) and not (task.parent / TRAINED / SEAL).is_file():
         workers = [int(code) for code in died.read_text().split()] if died.is_file() else []
         ends = list(dict.fromkeys(workers or filter(None, codes)))
@@ -177,13 +175,19 @@ def _slurm_hosts(config: TrainingConfig) -> list[Host]:
     those of the step alone."""
     if config.nodes == 1:
         return []
-    if not (job := os.environ.get("SLURM_JOB_ID")):
-        raise ConfigError(f"nodes is {config.nodes}, but no hostfile is named and this is no Slurm job; name a hostfile")
+    job = slurm_job(config)
     listed = _told_by("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip() or os.environ.get("SLURM_JOB_NODELIST", "")
     named = _told_by("scontrol", "show", "hostnames", listed).split()
     if len(named) < config.nodes:
         raise ConfigError(f"nodes is {config.nodes}, but Slurm gave {len(named)} ({listed}); ask it for more nodes")
     return [Host(name, config.processes, in_slurm_job=True) for name in named[: config.nodes]]
+
+
+def slurm_job(config: TrainingConfig) -> str:
+    """The job whose nodes a run of several without a hostfile takes. Raises ConfigError outside one."""
+    if not (job := os.environ.get("SLURM_JOB_ID")):
+        raise ConfigError(f"nodes is {config.nodes}, but no hostfile is named and this is no Slurm job; name a hostfile")
+    return job
 
 
 def _told_by(*command: str) -> str:

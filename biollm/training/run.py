@@ -9,7 +9,6 @@ work/
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import DataError
 from biollm.core.files import read_json, write_json
 from biollm.core.progress import say
 from biollm.training.checkpoints import is_valid, newest_to_go_on_from
 from biollm.training.config import TrainingConfig
 from biollm.training.convert import fit_to_processes
 from biollm.training.deepspeed import check_hardware
-from biollm.training.launch import launch, read_hostfile
+from biollm.training.launch import launch, read_hostfile, slurm_job
 from biollm.training.task import BEST, FACTS, TRAINED, WEIGHTS, Recipe
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -106,8 +105,8 @@ def with_hostfile(config: C, recipe_folder: Path) -> C:
     """
     check_hardware(config)
     if config.hostfile is None:
-        if config.nodes > 1 and not os.environ.get("SLURM_JOB_ID"):
-            raise ConfigError(f"nodes is {config.nodes}, but no hostfile is named and this is no Slurm job; name a hostfile")
+        if config.nodes > 1:
+            slurm_job(config)
         return config
     hostfile = (recipe_folder / config.hostfile).absolute()
     read_hostfile(hostfile, config)

@@ -99,10 +99,8 @@ def _answers(example: Example, spec: FusionSpec) -> tuple[FloatArray, FloatArray
     The level of a share is that of the observations of all sites of the token together, of other values the mean of the sites.
     """
     assert example.tracks is not None, "asked only of documents with tracks"
-    found = spec.over_tokens(example.sequence, example.tracks, example.track_residues, example.name)
-    assert found is not None
-    tracks = {**spec.computed(example.sequence), **example.tracks}
-    observed = over_tokens([c.of(tracks[c.name].of_observations(), example.sequence) for c in spec.channels], example.track_residues)
+    seen = spec.seen(example.sequence, example.tracks, example.name)
+    found, observed = (over_tokens(tracks, example.track_residues) for tracks in (seen, [track.of_observations() for track in seen]))
     mean, scale, usual, is_share = (
         np.array([[getattr(channel, name)] for channel in spec.channels]) for name in ("mean", "scale", "mean_coverage", "is_share")
     )

@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from biollm import Embedder
 from biollm.core.errors import ConfigError, DataError, ResourceError
-from biollm.modeling.fusion import SIDECAR, WEIGHTS
+from biollm.core.resources import FUSION_FILE
+from biollm.modeling.fusion import WEIGHTS
 from biollm.modeling.loading import load_model
 
 Dna = Callable[[int, int], str]
@@ -39,7 +40,7 @@ def plain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import shutil
 
     copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("model") / "plain"))
-    (copy / SIDECAR).unlink()
+    (copy / FUSION_FILE).unlink()
     (copy / WEIGHTS).unlink()
     return copy
 
@@ -302,7 +303,7 @@ def test_fusion_weights_without_their_sidecar_are_refused(folder: Path, tmp_path
     import shutil
 
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    (copy / SIDECAR).unlink()
+    (copy / FUSION_FILE).unlink()
     with pytest.raises(ConfigError, match=r"fusion.json: is missing beside fusion.safetensors; put it back, or take both away"):
         Embedder(copy)
 

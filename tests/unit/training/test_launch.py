@@ -45,7 +45,6 @@ def test_a_worker_whose_launcher_is_dead_ends_before_it_loads_anything() -> None
     assert not any(loaded in done.stderr for loaded in ("Traceback", "psutil", "pydantic", "torch"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there is it asked of the launcher")
 def test_a_launcher_whose_starter_is_dead_is_not_begun() -> None:
     for starter, code in ((os.getpid(), 0), (os.getppid(), 1)):
         done = subprocess.run(["true"], preexec_fn=partial(launcher.die_with_parent, starter), check=False)
