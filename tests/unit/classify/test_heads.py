@@ -172,6 +172,15 @@ def test_folds_on_shared_bins_do_not_depend_on_the_workers_and_equal_xgboost_alo
     assert primary_score(truth, ways[0][100:]) == pytest.approx(primary_score(truth, theirs), abs=0.05)
 
 
+def test_folds_have_as_many_bins_as_the_settings_say() -> None:
+    """With two bins a column can be cut at one place, so that trees on it alone say two things."""
+    examples = _examples(200, 0, "binary")
+    folds = [(np.arange(100), np.arange(100, 200))]
+    column = examples.features[:, :1]
+    said = [cross_validate_trees(column, examples.targets, folds, settings, 10)[100:] for settings in ({"max_bin": 2}, {})]
+    assert [len(np.unique(output)) > 2 for output in said] == [False, True]
+
+
 @pytest.mark.parametrize(("granted", "expected"), [("", 1), ("4,2", 4), ("3", 3)])
 def test_threads_are_those_that_were_granted_also_of_nested_teams(granted: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", granted)
