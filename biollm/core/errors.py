@@ -69,23 +69,28 @@ _STORAGE_ERRNOS = {
     errno.EEXIST: "a file is in the place of the folder",
     errno.ENOTDIR: "a file is in the place of a folder above it",
 }
+# What torch.save says of every write that came back short, whatever the system's reason.
+_TORCH_WROTE_A_PART = re.compile(r"inline_container\.cc:\d+\] \. unexpected pos \d+ vs \d+")
+_CUT_BY_TORCH = "the disk is full, or a quota or the file-size limit (ulimit -f) is reached"
 
 
 def storage_error(error: BaseException, place: Path) -> ResourceError | None:
     """The one-line error for a write that the file system refused, or None if `error` is something else.
 
-    Libraries in Rust and C++ (safetensors, pyarrow) report the errno only inside their message, so the text is read too.
+    Libraries in Rust and C++ (safetensors, pyarrow) report the errno only inside their message, so the text is read too; torch does not
+    report it at all.
     """
     number = getattr(error, "errno", None)
     if number is None and (found := re.search(r"os error (\d+)|\[errno (\d+)\]", str(error), re.IGNORECASE)):
         number = int(found.group(1) or found.group(2))
-    if number not in _STORAGE_ERRNOS:
+    refused = _CUT_BY_TORCH if _TORCH_WROTE_A_PART.search(str(error)) else _STORAGE_ERRNOS.get(number or 0)
+    if refused is None:
         return None
     touched = getattr(error, "filename", None)
     if touched and number in (errno.EACCES, errno.EPERM) and not _is_written(Path(str(touched)).absolute(), place.absolute()):
         return ResourceError(f"{touched}: cannot be read: permission was denied; give yourself the right to read it")
     return ResourceError(
-        f"{place}: cannot write: {_STORAGE_ERRNOS[number]}; nothing finished before was changed. "
+        f"{place}: cannot write: {refused}; nothing finished before was changed. "
         "Free space or choose another folder with --out, then run the same command again"
     )
 

@@ -315,7 +315,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         bf16=bf16,
         deepspeed=deepspeed_config(config, bf16, universal=checkpoint is not None and _is_universal(checkpoint)),
         use_cpu=not has_cuda(),
-        logging_steps=config.log_steps,
+        logging_steps=min(config.log_steps, config.steps),  # a short run has a point of its curve too
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.checkpoint_steps,

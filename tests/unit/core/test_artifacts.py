@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import re
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from biollm.core.artifacts import SEAL, Artifact, make_artifact, open_artifact
 from biollm.core.errors import ArtifactError, ResourceError, storage_error
@@ -216,6 +219,23 @@ def test_a_refused_write_is_a_resource_error_in_one_line(tmp_path: Path, error: 
         make(tmp_path / "ingest", fails)
     assert len(str(caught.value).splitlines()) == 1
     assert caught.value.__cause__ is error
+
+
+def test_what_torch_could_write_in_part_only_is_told_as_a_full_disk(tmp_path: Path) -> None:
+    """DeepSpeed's shares of ZeRO 1 to 3 are written by torch.save, which keeps the system's reason to itself."""
+
+    def saves(out: Path, work: Path) -> dict[str, Any]:
+        limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            torch.save({"weights": torch.zeros(10_000)}, out / "share.pt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        return {}
+
+    with pytest.raises(ResourceError, match=r"pretrain: cannot write: the disk is full, or a quota or .*; nothing finished before was"):
+        make(tmp_path / "pretrain", saves)
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:

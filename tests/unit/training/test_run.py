@@ -256,6 +256,10 @@ def test_behind_the_last_step_stand_the_weights_and_no_checkpoint_that_was_not_a
     assert_equal(pretrain("decoder", tmp_path, steps=3), whole)
 
 
+def test_a_run_of_fewer_steps_than_are_logged_at_once_has_a_training_curve(pretrain: Pretrain, tmp_path: Path) -> None:
+    assert [point["step"] for point in pretrain("encoder", tmp_path, steps=2, log_steps=10, checkpoint_steps=10).history] == [2]
+
+
 def test_a_run_that_ended_is_not_run_again(pretrain: Pretrain, tmp_path: Path) -> None:
     whole = pretrain("decoder", tmp_path)
     sealed = (tmp_path / "trained" / "seal.json").stat().st_mtime_ns
