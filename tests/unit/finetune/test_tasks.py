@@ -20,7 +20,7 @@ from biollm.core.artifacts import Artifact, make_artifact
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.files import read_json
 from biollm.core.job import Job
-from biollm.finetune.config import Config
+from biollm.finetune.config import Config, MethodConfig
 from biollm.finetune.conversations import AnswerModel, ChatTemplate, answer_losses, encode_conversations
 from biollm.finetune.problem import read_materials
 from biollm.finetune.stage import run
@@ -296,10 +296,13 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+def asked_of(folder: Path, told: dict[str, Any], settings: RunSettings) -> tuple[Recipe, MethodConfig, RunSettings, Path]:
+    return Recipe("biollm.finetune.task:build", told), Config(**told["config"]).methods[0], settings, folder / "work"
+
+
 def trained(folder: Path, told: dict[str, Any], settings: RunSettings | None = None) -> Trained:
-    config = Config(**told["config"])
-    where = {"work": folder / "work", "logs": folder / "logs"}
-    return train(Recipe("biollm.finetune.task:build", told), config.methods[0], settings or RunSettings(3, "test"), **where)
+    *asked, work = asked_of(folder, told, settings or RunSettings(3, "test"))
+    return train(*asked, work=work, logs=folder / "logs")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -340,19 +343,22 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(be
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "name", "zero"), [("token_classification", "lora", 2), ("instruction", "full", 3)])
-def test_two_processes_give_what_one_gives(bert: Path, llama: Path, tmp_path: Path, task: str, name: str, zero: int) -> None:
-    runs = []
-    for processes in (1, 2):
-        several = {"processes": processes, "zero": zero if processes > 1 else 0}
-        method = {**FULL, "name": name, "steps": 4, "log_steps": 1, "checkpoint_steps": 2, **several}
-        model = llama if task == "instruction" else bert
-        told = arguments(tmp_path, words(), model, "text", task=task, methods=[method], **TASKS[task])
-        runs.append(trained(tmp_path / str(processes), told, RunSettings(3, "test", validate_steps=2, patience=2)))
-    one, two = runs
-    assert [p["loss_nats"] for p in two.history] == pytest.approx([p["loss_nats"] for p in one.history], rel=1e-4)
-    assert [p["loss"] for p in two.validation] == pytest.approx([p["loss"] for p in one.validation], rel=1e-4)
-    assert two.step == one.step
+def test_two_processes_give_what_one_gives(bert: Path, llama: Path, tmp_path: Path, fit_by_two_processes: Callable[..., None]) -> None:
+    told: dict[tuple[str, int], dict[str, Any]] = {}
+    for task, name, zero, model in (("token_classification", "lora", 2, bert), ("instruction", "full", 3, llama)):
+        for processes in (1, 2):
+            several = {"processes": processes, "zero": zero if processes > 1 else 0}
+            method = {**FULL, "name": name, "steps": 4, "log_steps": 1, "checkpoint_steps": 2, **several}
+            told[task, processes] = arguments(tmp_path, words(), model, "text", task=task, methods=[method], **TASKS[task])
+    settings = RunSettings(3, "test", validate_steps=2, patience=2)
+    works = {key: tmp_path / "_".join(map(str, key)) for key in told}
+    asked = [asked_of(works[key], told[key], settings) for key in told if key[1] == 2]
+    fit_by_two_processes(asked)
+    for task in ("token_classification", "instruction"):
+        one, two = (trained(works[task, processes], told[task, processes], settings) for processes in (1, 2))
+        assert [p["loss_nats"] for p in two.history] == pytest.approx([p["loss_nats"] for p in one.history], rel=1e-4), task
+        assert [p["loss"] for p in two.validation] == pytest.approx([p["loss"] for p in one.validation], rel=1e-4), task
+        assert two.step == one.step, task
 
 
 def test_training_ends_early_and_the_best_weights_are_kept(stage: Callable[..., Ran], bert: Path) -> None:

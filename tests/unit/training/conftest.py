@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 if TYPE_CHECKING:
-    from biollm.training.run import Trained
+    from biollm.pretrain.config import Config
+    from biollm.training.run import RunSettings, Trained
+    from biollm.training.task import Recipe
 
 KINDS = {"encoder": "bert_uncased", "decoder": "smollm2", "encoder-decoder": "t5"}
 CONTEXT = 64
@@ -77,16 +79,28 @@ def arguments(corpus: Path, model_folder: Callable[[str], Path]) -> Callable[...
 
 
 @pytest.fixture(scope="session")
-def pretrain(arguments: Callable[..., dict[str, Any]]) -> Callable[..., Trained]:
-    """pretrain("decoder", work, steps=4, …) -> what the run gives."""
+def run_of(arguments: Callable[..., dict[str, Any]]) -> Callable[..., tuple[Recipe, Config, RunSettings, Path]]:
+    """run_of("decoder", work, steps=4, …) -> what `train` is asked for."""
 
-    def run(architecture: str, work: Path, **settings: Any) -> Trained:
+    def make(architecture: str, work: Path, **settings: Any) -> tuple[Recipe, Config, RunSettings, Path]:
         from biollm.pretrain.config import Config
-        from biollm.training.run import RunSettings, train
+        from biollm.training.run import RunSettings
         from biollm.training.task import Recipe
 
         values = arguments(architecture, **{"log_steps": 1, "checkpoint_steps": 2} | settings)
-        recipe = Recipe("biollm.pretrain.task:build", values)
-        return train(recipe, Config(**values["config"]), RunSettings(5, "test"), work=work, logs=work / "logs")
+        return Recipe("biollm.pretrain.task:build", values), Config(**values["config"]), RunSettings(5, "test"), work
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pretrain(run_of: Callable[..., tuple[Recipe, Config, RunSettings, Path]]) -> Callable[..., Trained]:
+    """pretrain("decoder", work, steps=4, …) -> what the run gives."""
+
+    def run(architecture: str, work: Path, **settings: Any) -> Trained:
+        from biollm.training.run import train
+
+        *asked, _ = run_of(architecture, work, **settings)
+        return train(*asked, work=work, logs=work / "logs")
 
     return run

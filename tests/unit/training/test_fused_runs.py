@@ -26,21 +26,41 @@ TrainFused = Callable[..., Trained]
 
 
 @pytest.fixture(scope="module")
-def train_fused(measured: Run, tmp_path_factory: pytest.TempPathFactory) -> TrainFused:
+def fused_run(measured: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Recipe, Config, RunSettings, Path]]:
+    """fused_run(work, zero=3, …) -> what `train` is asked for."""
     model = tmp_path_factory.mktemp("still") / "model"  # without dropout, which processes draw differently
     shutil.copytree(measured.results / "expand", model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
 
-    def run(work: Path, **settings: Any) -> Trained:
+    def make(work: Path, **settings: Any) -> tuple[Recipe, Config, RunSettings, Path]:
         base = {"steps": 4, "batch_size": 4, "row_tokens": 64, "precision": "fp32", "trackers": [], "log_steps": 1, "checkpoint_steps": 2}
         tracks = {"weight": 1.0, "channel_dropout": 0.3, "site_dropout": 0.1}
         config = Config(**base | {"tracks": tracks} | settings)
         places = {"corpus": str(measured.results / "ingest"), "model": str(model), "modality": "dna", "general": []}
         arguments = places | {"config": config.model_dump(), "seed": 5, "weights": None, "new_rows_from": None}
-        return train(Recipe("biollm.pretrain.task:build", arguments), config, RunSettings(5, "test"), work=work, logs=work / "logs")
+        return Recipe("biollm.pretrain.task:build", arguments), config, RunSettings(5, "test"), work
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def train_fused(fused_run: Callable[..., tuple[Recipe, Config, RunSettings, Path]]) -> TrainFused:
+    def run(work: Path, **settings: Any) -> Trained:
+        recipe, config, asked, _ = fused_run(work, **settings)
+        return train(recipe, config, asked, work=work, logs=work / "logs")
 
     return run
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(
+    fused_run: Callable[..., Any], fit_by_two_processes: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], Path]:
+    """of_two_processes(zero) -> the work folder. test_run has all four stages: 1 and 2 share out what fusion has nothing to do with."""
+    folder = tmp_path_factory.mktemp("two")
+    fit_by_two_processes(fused_run(folder / f"zero_{zero}", processes=2, zero=zero) for zero in (0, 3))
+    return lambda zero: folder / f"zero_{zero}"
 
 
 def losses(trained: Trained, name: str = "loss_nats") -> list[float]:
@@ -53,11 +73,11 @@ def of_one_process(train_fused: TrainFused, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 3])  # test_run has all four: 1 and 2 share out what fusion has nothing to do with
+@pytest.mark.parametrize("zero", [0, 3])
 def test_fusion_is_trained_alike_in_two_processes_whole_and_in_shares(
-    train_fused: TrainFused, of_one_process: Trained, tmp_path: Path, zero: int
+    train_fused: TrainFused, of_one_process: Trained, of_two_processes: Callable[[int], Path], zero: int
 ) -> None:
-    two = train_fused(tmp_path, processes=2, zero=zero)
+    two = train_fused(of_two_processes(zero), processes=2, zero=zero)
     assert any(".operator.head" in name for name in two.weights)
     assert losses(two) == pytest.approx(losses(of_one_process), rel=1e-4)
     assert losses(two, "label_loss_nats") == pytest.approx(losses(of_one_process, "label_loss_nats"), rel=1e-4)

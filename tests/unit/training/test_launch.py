@@ -105,7 +105,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_processes_of_a_slurm_job_are_started_by_srun_on_all_its_nodes(slurm: Path) -> None:
+def test_processes_of_a_slurm_job_are_started_by_srun_on_all_its_nodes(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainingConfig(steps=1, learning_rate=1.0, processes=2, nodes=2, batch_size=4)
     hosts = launch._slurm_hosts(config)
     assert [(host.name, host.slots) for host in hosts] == [("n1", 2), ("n2", 2)]
@@ -113,6 +113,8 @@ def test_processes_of_a_slurm_job_are_started_by_srun_on_all_its_nodes(slurm: Pa
     assert launch._on(hosts[1], ["python", "-m", "x"], {})[-5:] == ["--ntasks=1", "--nodelist=n2", "python", "-m", "x"]
     assert launch._on(launch.Host("far", 2), ["python"], {"PATH": "/a b"})[:4] == ["ssh", "-o", "BatchMode=yes", "far"]
     assert launch._environment(config, launchers_here=0)["OMP_NUM_THREADS"]  # a hostfile without this machine
+    monkeypatch.setattr(launch, "granted_cores", lambda: 8)
+    assert [launch._environment(config, launchers)["OMP_NUM_THREADS"] for launchers in (1, 2, 16)] == ["4", "2", "1"]
 
 
 def test_another_host_is_told_what_decides_the_run_but_no_secrets() -> None:

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.machine import usable_cores
 from biollm.training.checkpoints import is_valid
 
 if TYPE_CHECKING:
@@ -46,16 +45,6 @@ OBJECTIVES = {
     "span_corruption": ("encoder-decoder", {}),
 }
 SHARED = {"processes": 2, "log_steps": 1, "checkpoint_steps": 2}
-# Tasks one after the other in one process group: a launch for each would take ten seconds each.
-FIT_ALL = """
-import sys
-from pathlib import Path
-from biollm.core.files import read_json
-from biollm.training.trainer import fit
-
-for task in sys.argv[1:]:
-    fit(read_json(Path(task)))
-"""
 
 
 @dataclass(frozen=True)
@@ -68,38 +57,20 @@ class Pairs:
 
 
 @pytest.fixture(scope="module")
-def by_two_processes(arguments: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+def by_two_processes(
+    run_of: Callable[..., Any], fit_by_two_processes: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Pairs:
     """Each objective, and each stage of ZeRO, with batches that two processes share."""
     folder = tmp_path_factory.mktemp("two")
-    tasks = {name: (folder / name, arguments(kind, objective=name, **SHARED, **more)) for name, (kind, more) in OBJECTIVES.items()}
-    whole = {zero: (folder / f"zero_{zero}", arguments("decoder", zero=zero, **SHARED)) for zero in range(4)}
-    fit_all([*tasks.values(), *whole.values()])
-    rest = {zero: (folder / f"cut_{zero}", given) for zero, (_, given) in whole.items()}
-    for zero, (work, _) in rest.items():
-        shutil.copytree(whole[zero][0], work)
+    tasks = {name: run_of(kind, folder / name, objective=name, **SHARED, **more) for name, (kind, more) in OBJECTIVES.items()}
+    whole = {zero: run_of("decoder", folder / f"zero_{zero}", zero=zero, **SHARED) for zero in range(4)}
+    fit_by_two_processes([*tasks.values(), *whole.values()])
+    rest = {zero: (*asked, folder / f"cut_{zero}") for zero, (*asked, _) in whole.items()}
+    for zero, (*_, work) in rest.items():
+        shutil.copytree(whole[zero][-1], work)
         cut(work, 2)
-    fit_all(list(rest.values()))
-    return Pairs(*({key: work for key, (work, _) in runs.items()} for runs in (tasks, whole, rest)))
-
-
-def fit_all(runs: list[tuple[Path, dict[str, Any]]]) -> None:
-    """What `train` does of each run, given its work folder and the arguments of its task, but for a launch of its own."""
-    from biollm.core.files import write_json
-    from biollm.pretrain.config import Config
-    from biollm.training.run import RunSettings, described
-    from biollm.training.task import Recipe
-
-    tasks = []
-    for work, given in runs:
-        recipe = Recipe("biollm.pretrain.task:build", given)
-        tasks.append(work.with_name(f"{work.name}.json"))
-        write_json(tasks[-1], described(recipe, Config(**given["config"]), RunSettings(5, "test"), work, work))
-    script = runs[0][0].with_name("fit_all.py")
-    script.write_text(FIT_ALL)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-    clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
-    done = subprocess.run([*launcher, str(script), *map(str, tasks)], env=clean, capture_output=True, text=True, check=False)
-    assert all((work / "trained" / "seal.json").is_file() for work, _ in runs), done.stderr
+    fit_by_two_processes(rest.values())
+    return Pairs(*({key: work for key, (*_, work) in runs.items()} for runs in (tasks, whole, rest)))
 
 
 @pytest.mark.slow
@@ -319,11 +290,14 @@ def workers(work: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_processes_is_converted_for_one(pretrain: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    two = pretrain("decoder", tmp_path, processes=2, zero=2)
-    assert two.threads == max(1, usable_cores() // 2)
-    cut(tmp_path, 2)
-    one = pretrain("decoder", tmp_path, zero=2)
+def test_a_checkpoint_of_two_processes_is_converted_for_one(
+    pretrain: Pretrain, by_two_processes: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = pretrain("decoder", by_two_processes.zero[2], zero=2, **SHARED)
+    work = tmp_path / "one"
+    shutil.copytree(by_two_processes.zero[2], work)
+    cut(work, 2)
+    one = pretrain("decoder", work, zero=2)
     assert "written by 2 processes" in capsys.readouterr().err
     assert losses(one) == pytest.approx(losses(two), rel=1e-4)
 
