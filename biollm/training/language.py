@@ -29,6 +29,7 @@ from biollm.modeling.fusion import FusedModel
 from biollm.training.batches import Batch, pack_questions, pad_questions
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED, Objective, Question
+from biollm.training.processes import shared_out
 from biollm.training.tracks import track_loss
 
 _EVALUATION_TOKENS = 4096
@@ -248,15 +249,19 @@ def losses_of(module: Any, items: Sequence[Any], questions: Sequence[Question], 
     """
     lengths = [len(question.ids) for question in questions]
     device = next(module.parameters()).device
-    batches = list(by_length(lengths, _EVALUATION_TOKENS))
-    nats = np.zeros(len(items))
+    ordered = [sorted(indices, key=lambda i: lengths[i]) for indices in by_length(lengths, _EVALUATION_TOKENS)]  # as packing orders them
+
+    def of_batch(indices: list[int]) -> list[float]:
+        batch = module.collate([items[i] for i in indices])
+        of_labels = module.nats({name: tensor.to(device) for name, tensor in batch.items()})
+        parts = torch.split(of_labels, [int((questions[i].labels != IGNORED).sum()) for i in indices])
+        return [float(part.sum(dtype=torch.float64)) for part in parts]
+
     with torch.no_grad():
-        for indices in batches if what is None else progress(batches, what, unit="batch"):
-            ordered = sorted(indices, key=lambda i: lengths[i])  # as packing orders them
-            batch = module.collate([items[i] for i in ordered])
-            of_labels = module.nats({name: tensor.to(device) for name, tensor in batch.items()})
-            parts = torch.split(of_labels, [int((questions[i].labels != IGNORED).sum()) for i in ordered])
-            nats[ordered] = [float(part.sum(dtype=torch.float64)) for part in parts]
+        said = shared_out(ordered, of_batch, what)
+    nats = np.zeros(len(items))
+    for indices, found in zip(ordered, said, strict=True):
+        nats[indices] = found
     return nats
 
 

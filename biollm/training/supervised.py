@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from biollm.core.progress import progress
 from biollm.modeling.encoding import IntArray, by_length, pad
 from biollm.modeling.fusion import FusedModel
 from biollm.training.batches import Batch, pad_examples
 from biollm.training.examples import Example
 from biollm.training.objectives import IGNORED
+from biollm.training.processes import shared_out
 
 FloatArray = NDArray[np.float32]
 LossName = Literal["classes", "labels", "value"]
@@ -108,13 +108,17 @@ def outputs_of(module: SupervisedModel, examples: Sequence[Labelled], pad_id: in
     device = next(module.parameters()).device
     found: list[FloatArray] = [np.zeros(0, dtype=np.float32)] * len(examples)
     batches = list(by_length([len(example.ids) for example in examples], _EVALUATION_TOKENS))
+
+    def of_batch(indices: list[int]) -> FloatArray:
+        batch = collate_labelled([examples[i] for i in indices], pad_id)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in ("labels", "count")}
+        return np.asarray(module.outputs(**inputs).cpu().numpy())
+
     with torch.no_grad():
-        for indices in batches if what is None else progress(batches, what, unit="batch"):
-            batch = collate_labelled([examples[i] for i in indices], pad_id)
-            inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in ("labels", "count")}
-            rows = module.outputs(**inputs).cpu().numpy()
-            for i, row in zip(indices, rows, strict=True):
-                found[i] = row[: len(examples[i].ids)] if row.ndim == 2 else row
+        said = shared_out(batches, of_batch, what)
+    for indices, rows in zip(batches, said, strict=True):
+        for i, row in zip(indices, rows, strict=True):
+            found[i] = row[: len(examples[i].ids)] if row.ndim == 2 else row
     return found
 
 

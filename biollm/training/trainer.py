@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -29,6 +28,7 @@ from biollm.training.deepspeed import deepspeed_config, has_cuda, join_process_g
 from biollm.training.engine import full_weights, keep_gradient_norm, own_shares
 from biollm.training.estimate import memory_knobs
 from biollm.training.optimizer import make_optimizer, rate_factor
+from biollm.training.processes import is_first, of_first_process, rank, summed_over_processes, wait_for_all
 from biollm.training.run import RunSettings
 from biollm.training.task import BEST, FACTS, TRAINED, WEIGHTS, Plan, Recipe, Task
 
@@ -127,7 +127,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
             """What the loss of the whole step is divided by: all processes and accumulated passes together. A step that asks nothing has
             the loss 0, and gradients of 0."""
-            return _summed_over_processes(torch.stack([batch["count"] for batch in batch_samples]).sum()).clamp(min=1).to(device)
+            return summed_over_processes(torch.stack([batch["count"] for batch in batch_samples]).sum()).clamp(min=1).to(device)
 
         def compute_loss(
             self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -170,15 +170,15 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 return  # the Trainer asks once more behind the last step, but the weights are written next
             folder = work / f"checkpoint-{self.state.global_step}"
             self._check_weights(own_shares(self.model_wrapped))
-            if _is_first():
+            if is_first():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-            _wait()
+            wait_for_all()
             engine = self.model_wrapped
-            save_tree(folder / f"rank-{_rank()}", {"random": random_state()})
+            save_tree(folder / f"rank-{rank()}", {"random": random_state()})
             if config.zero:
                 engine.save_checkpoint(str(folder), tag="zero", save_latest=False, exclude_frozen_parameters=True)
-            if _is_first():
+            if is_first():
                 state: dict[str, Any] = {"scheduler": self.lr_scheduler.state_dict()}
                 if not config.zero:
                     state |= {
@@ -189,11 +189,11 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 save_tree(folder, state)
                 self.state.save_to_json(str(folder / TRAINER_STATE))
                 write_json(folder / "world.json", {"processes": config.world_size, "zero": config.zero, "bf16": bf16})
-            _wait()
-            if _is_first():
+            wait_for_all()
+            if is_first():
                 seal(folder)
                 keep_newest(work, _KEPT_CHECKPOINTS)
-            _wait()
+            wait_for_all()
 
         def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
@@ -224,7 +224,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
 
         def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | None = None) -> Tensor:
             if self._resumed_from is not None:
-                own = self._resumed_from / f"rank-{_rank()}"
+                own = self._resumed_from / f"rank-{rank()}"
                 if own.is_dir():  # not there for processes that the run did not have when it was cut
                     restore_random_state(load_tree(own)["random"])
                 self._resumed_from = None
@@ -246,7 +246,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
             task.module.train()
             self.log(dict(scores))
             self.control.should_evaluate = False  # or the Trainer would ask again behind the last step
-            loss, best = _of_first_process(scores["validation_loss"]), self.state.best_metric
+            loss, best = of_first_process(scores["validation_loss"]), self.state.best_metric
             if not math.isfinite(loss):
                 raise DataError(
                     f"{settings.what}: the loss on the validation split is {loss} behind step {self.state.global_step}; the last "
@@ -254,7 +254,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 )
             if best is None or loss < best:
                 self.state.best_metric, self.state.best_global_step = loss, self.state.global_step
-                self._write_weights(work / BEST, self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=_is_first()))
+                self._write_weights(work / BEST, self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=is_first()))
             elif self.ended_early:
                 self.control.should_training_stop = True
             return scores
@@ -269,7 +269,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         def _write_weights(self, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
             """Weights of a step and the curves so far, as a sealed folder."""
             self._check_weights(weights.items())
-            if _is_first():
+            if is_first():
                 partial = folder.with_name(f".{folder.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
@@ -287,7 +287,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                 seal(partial)
                 shutil.rmtree(folder, ignore_errors=True)
                 partial.rename(folder)
-            _wait()
+            wait_for_all()
 
         def write_result(self) -> None:
             """Seal the result: the last weights, or the best where the run was validated."""
@@ -301,7 +301,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
                     )
                 step, weights = self.state.best_global_step, load_file(str(work / BEST / WEIGHTS))
             else:
-                step, weights = self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=_is_first())
+                step, weights = self.state.global_step, full_weights(self.model_wrapped, config.zero, keep=is_first())
             self._write_weights(work / TRAINED, step, weights)
 
     arguments = TrainingArguments(
@@ -326,9 +326,9 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         remove_unused_columns=False,
         dataloader_num_workers=0,
         run_name=settings.what,
-        report_to=[name for name in config.trackers if name != "tensorboard"] if _is_first() else [],
+        report_to=[name for name in config.trackers if name != "tensorboard"] if is_first() else [],
         disable_tqdm=True,
-        seed=derive_seed(settings.seed, "trainer", *filter(None, [_rank()])) % 2**31,  # the Trainer seeds dropout with it
+        seed=derive_seed(settings.seed, "trainer", *filter(None, [rank()])) % 2**31,  # the Trainer seeds dropout with it
     )
     start = 0 if checkpoint is None else int(checkpoint.name.split("-")[1]) * config.batch_size
     trainer = OurTrainer(
@@ -337,7 +337,7 @@ def make_trainer(task: Task, config: TrainingConfig, settings: RunSettings, work
         train_dataset=_Positions(task.plan, start),
         eval_dataset=_Positions(task.plan, 0) if settings.validate_steps else None,  # asked for by the Trainer, read by nobody
         data_collator=lambda items: _collate(task, items),
-        callbacks=[_watch(settings.what), *([_tensorboard(logs)] if "tensorboard" in config.trackers and _is_first() else [])],
+        callbacks=[_watch(settings.what), *([_tensorboard(logs)] if "tensorboard" in config.trackers and is_first() else [])],
     )
     trainer.remove_callback(PrinterCallback)
     if checkpoint is not None:
@@ -385,7 +385,7 @@ class Meter:
     def read(self, with_label_loss: bool) -> dict[str, float]:
         """Asked by all processes at the same step. with_label_loss: whether what is trained on is more than that."""
         own = torch.tensor([float(value) for value in self._seen], dtype=torch.float64)
-        tokens, units, count, nats = _summed_over_processes(own).tolist()
+        tokens, units, count, nats = summed_over_processes(own).tolist()
         seen = {"tokens_per_second": tokens / max(time.monotonic() - self._started, 1e-9)}
         if units:
             seen["bits_per_base"] = nats / math.log(2) / units
@@ -403,7 +403,7 @@ def _watch(what: str) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=what, unit="step", delay=BAR_DELAY_SECONDS, leave=False,
-                disable=not _is_first(), mininterval=0.1 if sys.stderr.isatty() else 5.0,
+                disable=not is_first(), mininterval=0.1 if sys.stderr.isatty() else 5.0,
             )  # fmt: skip
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -437,40 +437,6 @@ def _shortened(names: Sequence[str]) -> str:
 def _is_universal(checkpoint: Path) -> bool:
     """Whether it was converted from another number of processes."""
     return (checkpoint / "zero_universal").is_dir()
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _is_first() -> bool:
-    return _rank() == 0
-
-
-def _is_one_of_several() -> bool:
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
-
-def _summed_over_processes(own: Tensor) -> Tensor:
-    if not _is_one_of_several():
-        return own
-    total = own.to("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    torch.distributed.all_reduce(total)
-    return total
-
-
-def _of_first_process(value: float) -> float:
-    """What the first process found, so that all decide alike: sums on several GPUs may differ in their last bits."""
-    if not _is_one_of_several():
-        return value
-    own = torch.tensor(value, dtype=torch.float64, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    torch.distributed.broadcast(own, src=0)
-    return float(own)
-
-
-def _wait() -> None:
-    if _is_one_of_several():
-        torch.distributed.barrier()
 
 
 def _tensorboard(logs: Path) -> Any:

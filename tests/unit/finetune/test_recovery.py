@@ -55,7 +55,7 @@ def test_a_run_that_was_cut_behind_its_early_end_ends_there_again(bert: Path, tm
     told = arguments(tmp_path, words(), bert, "text", label="key", methods=[method])
     settings = RunSettings(3, "test", validate_steps=2, patience=1)
     losses = iter([1.0, 2.0, 0.5, 0.4])  # of the first process, by which all decide
-    monkeypatch.setattr("biollm.training.trainer._of_first_process", lambda _: next(losses))
+    monkeypatch.setattr("biollm.training.trainer.of_first_process", lambda _: next(losses))
     whole = trained(tmp_path, told, settings)
     assert (whole.step, whole.steps, [point["step"] for point in whole.validation]) == (2, 4, [2, 4])
     shutil.rmtree(tmp_path / "work" / "trained")
@@ -129,7 +129,7 @@ def test_the_facts_of_a_run_that_ended_early_are_of_the_steps_it_made(
     finetune: Callable[..., Ran], bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, 2.0])
-    monkeypatch.setattr("biollm.training.trainer._of_first_process", lambda _: next(losses))
+    monkeypatch.setattr("biollm.training.trainer.of_first_process", lambda _: next(losses))
     method = {**FULL, "steps": 50, "log_steps": 1, "checkpoint_steps": 50, "batch_size": 4}
     facts = finetune(words(), bert, label="key", validate_steps=1, patience=1, methods=[method]).facts["methods"]["full"]
     assert (facts["steps"], facts["records_seen"], facts["weights_of_step"]) == (2, 8, 1)
