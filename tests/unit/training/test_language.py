@@ -256,7 +256,7 @@ def test_a_step_is_divided_by_what_all_its_parts_ask_and_never_by_zero(
         parts = [{"count": torch.tensor(n)} for n in (3, 4)]
         divisor = made._get_num_items_in_batch
         assert int(divisor(parts, torch.device("cpu"))) == 7
-        monkeypatch.setattr(trainer, "_summed_over_processes", lambda own: own + 5)  # of another process
+        monkeypatch.setattr(trainer, "summed_over_processes", lambda own: own + 5)  # of another process
         assert int(divisor(parts, torch.device("cpu"))) == 12
         monkeypatch.undo()
         assert int(divisor([{"count": torch.tensor(0)}], torch.device("cpu"))) == 1
