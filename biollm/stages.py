@@ -21,7 +21,7 @@ from biollm.core.files import sha256_file, sha256_json
 from biollm.core.job import Job
 from biollm.core.machine import granted_cores, thread_limits
 from biollm.core.recipe import RECIPE_FOLDER, RecipeHeader, Section, read_recipe
-from biollm.core.resources import FUSION_FILE, HUB, digest_resource, resolve_base
+from biollm.core.resources import FUSION_FILE, HUB, digest_resource, resolve_folder
 
 BITWISE = "bitwise: same recipe, inputs and package versions give the same bytes"
 BITWISE_ON_ONE_MACHINE = (
@@ -107,7 +107,8 @@ class _CheckedHeader(RecipeHeader):
     def _stages_have_what_they_need(self, info: ValidationInfo) -> _CheckedHeader:
         if self.base.model and not self.base.model.startswith(HUB):
             with contextlib.suppress(BiollmError):  # what is wrong with it is told where it is read
-                base = resolve_base(self.base.model, info.context[RECIPE_FOLDER] if info.context else Path())
+                # a GGUF is no folder and has no fusion: it is not looked for, let alone fetched
+                base = resolve_folder(self.base.model, info.context[RECIPE_FOLDER] if info.context else Path())
                 self._base_is_fused = (base / FUSION_FILE).is_file()
         for stage in STAGES:
             if getattr(self, stage.name) is None:
