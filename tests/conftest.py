@@ -17,7 +17,7 @@ import shutil
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from biollm.modeling.domain import DomainTokenizer
     from biollm.modeling.vocabulary import Domain, DomainVocabulary
     from biollm.stages import Run
-    from biollm.training.config import TrainingConfig
-    from biollm.training.run import RunSettings
-    from biollm.training.task import Recipe
     from tokenizers import Tokenizer
 
 settings.register_profile("biollm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -53,42 +50,6 @@ def cache_of_all_test_processes(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BIOLLM_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
         yield
-
-
-# Tasks one after the other in one process group: a launch for each would take twenty seconds of two cores.
-_FIT_ALL = """
-import sys
-from pathlib import Path
-from biollm.core.files import read_json
-from biollm.training.trainer import fit
-
-for task in sys.argv[1:]:
-    fit(read_json(Path(task)))
-"""
-Training = tuple["Recipe", "TrainingConfig", "RunSettings", Path]
-
-
-@pytest.fixture(scope="session")
-def fit_by_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Iterable[Training]], None]:
-    """fit_by_two_processes([(recipe, config, settings, work), …]): what `train` does of each run, but for a launch of its own. Asked
-    for one of them, `train` finds it done."""
-    from biollm.core.files import write_json
-    from biollm.training.run import described
-
-    script = tmp_path_factory.mktemp("fit") / "fit_all.py"
-    script.write_text(_FIT_ALL)
-
-    def fit(runs: Iterable[Training]) -> None:
-        tasks = []
-        for *asked, work in runs:
-            tasks.append(work.with_name(f"{work.name}.json"))
-            write_json(tasks[-1], described(*asked, work, work / "logs"))
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-        clean = {name: value for name, value in os.environ.items() if name not in {"RANK", "MASTER_ADDR", "MASTER_PORT"}}
-        done = subprocess.run([*launcher, str(script), *map(str, tasks)], env=clean, capture_output=True, text=True, check=False)
-        assert all((task.with_suffix("") / "trained" / "seal.json").is_file() for task in tasks), done.stderr
-
-    return fit
 
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -6,9 +6,8 @@ import errno
 import json
 import os
 import re
-import resource
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -221,17 +220,14 @@ def test_a_refused_write_is_a_resource_error_in_one_line(tmp_path: Path, error: 
     assert caught.value.__cause__ is error
 
 
-def test_what_torch_could_write_in_part_only_is_told_as_a_full_disk(tmp_path: Path) -> None:
+def test_what_torch_could_write_in_part_only_is_told_as_a_full_disk(
+    tmp_path: Path, files_of_at_most: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """DeepSpeed's shares of ZeRO 1 to 3 are written by torch.save, which keeps the system's reason to itself."""
 
     def saves(out: Path, work: Path) -> dict[str, Any]:
-        limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        try:
+        with files_of_at_most(10_000):
             torch.save({"weights": torch.zeros(10_000)}, out / "share.pt")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, ignored)
         return {}
 
     with pytest.raises(ResourceError, match=r"pretrain: cannot write: the disk is full, or a quota or .*; nothing finished before was"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -464,13 +464,11 @@ def test_a_short_sequence_between_tags_is_tried(prepare: Prepare, monkeypatch: p
     refused(recipe, DataError, "'of <dna>.*</dna>.' is not read as a sequence between tags")
 
 
-def test_a_full_disk_in_the_middle_leaves_nothing(prepare: Prepare) -> None:
+def test_a_full_disk_in_the_middle_leaves_nothing(
+    prepare: Prepare, files_of_at_most: Callable[[int], AbstractContextManager[None]]
+) -> None:
     recipe = prepare("gpt2", ["dna"])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (recipe.parent / "base" / "tokenizer.json").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # the copy of the base's tokenizer passes, the merged one does not
-    try:
+    with files_of_at_most(size):  # the copy of the base's tokenizer passes, the merged one does not
         refused(recipe, ResourceError, r"results/merge: cannot write: the file would exceed the file-size limit")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert merge(recipe).facts["new_tokens"] > 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -433,7 +433,9 @@ def test_a_link_to_the_base_in_the_new_folder_is_not_written_through(tmp_path: P
     assert digest(base) == before
 
 
-def test_a_full_disk_in_the_middle_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_in_the_middle_is_one_clear_error_and_leaves_nothing(
+    tmp_path: Path, files_of_at_most: Callable[[int], AbstractContextManager[None]]
+) -> None:
     base = write_base(tmp_path / "base", "llama", shard_size=9000)
     before = digest(base)
     target = tmp_path / "results" / "expand"
@@ -441,13 +443,9 @@ def test_a_full_disk_in_the_middle_is_one_clear_error_and_leaves_nothing(tmp_pat
     def fill(out: Path, work: Path) -> dict[str, Any]:
         return expand_shards(base, out, rows(), V + N)
 
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # the small shards pass, a table does not
-    try:
-        with pytest.raises(ResourceError, match=r"results/expand: cannot write: the file would exceed the file-size limit"):
-            make_artifact(target, stage="expand", key="0" * 64, config={}, seed=0, inputs={}, reproducibility="bitwise", fill=fill)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(ResourceError, match=r"results/expand: cannot write: the file would exceed the file-size limit")
+    with files_of_at_most(10_000), refused:  # the small shards pass, a table does not
+        make_artifact(target, stage="expand", key="0" * 64, config={}, seed=0, inputs={}, reproducibility="bitwise", fill=fill)
     assert not target.exists()
     assert not target.with_name(".expand.partial").exists()
     assert digest(base) == before
