@@ -37,12 +37,14 @@ from biollm.merge.spelling import METASPACE, POOL, START, Base, Spelling, code_p
 from biollm.merge.tokenizer_file import fold_added_tokens, next_id
 from biollm.merge.words import SPACE, is_spaced, original, rewritten, sequence, split
 from biollm.modeling.atom_pieces import has_atom_pieces, residue_pieces, unit_of, unit_pieces
+from biollm.modeling.domain import SCORE_STEP
 from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from tokenizers import Tokenizer
 
 # Scores of Unigram pieces are log-probabilities. Scaled by a power of two, which is exact, domain pieces keep their order among
-# themselves, and any way through domain pieces beats any way through unknown letters.
-_UNIGRAM_SCALE = 2.0**-20
+# themselves, and any way through domain pieces beats any way through unknown letters. What stands before a sequence in one word (of a
+# base that cuts nowhere, in a text) has a score of its own: small sums add to it exactly if they have no more than some binary places.
+_UNIGRAM_SCALE = 2.0**-10
 # What may not stand before or behind a run.
 _WORD = "[\\p{L}\\p{M}\\p{N}]"
 
@@ -112,8 +114,8 @@ def add_domain(
         case=recognition.case,
         min_run=recognition.min_run,
         tags=recognition.tags,
-        # pieces of Unigram: scores of sequences are so small beside those of a text before them that ties would be decided by rounding
-        needs_cut=spelling.needs_cut or piece_residues is not None or base.kind == "Unigram",
+        # scores with more places, as earlier versions gave them: what stands before a sequence would decide how they are rounded
+        needs_cut=spelling.needs_cut or piece_residues is not None or any(token.score % SCORE_STEP for token in tokens),
         piece_residues=piece_residues,
     )
     extended = vocabulary.model_copy(update={"domains": [*vocabulary.domains, domain]})

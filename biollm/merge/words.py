@@ -1,10 +1,12 @@
 """How a base cuts a text into words, written so that sequences are left whole and plain text loses little speed.
 
 A residue that is no letter is cut off by such words as GPT-2's, unless it is spelt with codes, which take rules of their own. And a rule
-behind the cut into words is tried at every word, one before it once for a text. So two kinds of base get the same words in another way:
+behind the cut into words is tried at every word, one before it once for a text. So three kinds of base get the same words in another way:
 
     GPT-2, Llama 3, Qwen    ByteLevel, or Split, cuts  a Split whose letters are none of a sequence's; ByteLevel without words
     SentencePiece Unigram   Metaspace puts ▁ in front  a space in front, put by the normaliser; Metaspace puts nothing
+    t5-small's              Metaspace puts ▁ in front, a space before each ▁ of the text, put by the normaliser; WhitespaceSplit,
+                            and cuts at others         which stands before Metaspace, cuts there
 
 The proof of a merge shows on real text that nothing changed. `original` is the inverse of `rewritten`.
 """
@@ -26,6 +28,7 @@ _LETTER = "\\p{L}"
 _CLASS_OR_LETTER = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\p\{L\}")
 SPACE = " "
 _SPACES: Part = {"type": "Metaspace", "replacement": METASPACE, "prepend_scheme": "never", "split": True}
+_CUT: Part = {"type": "Replace", "pattern": {"Regex": f"(?!\\A)(?={METASPACE})"}, "content": SPACE}
 
 
 def rewritten(bare: dict[str, Any], private: str) -> dict[str, Any]:
@@ -37,6 +40,11 @@ def rewritten(bare: dict[str, Any], private: str) -> dict[str, Any]:
     if is_spaced(members(bare["normalizer"], "normalizers"), parts):
         return bare | {"pre_tokenizer": _SPACES}
     match parts:
+        case [{"type": "WhitespaceSplit"} as spaces, {"type": "Metaspace", "replacement": "▁"} as words] if words.get("split", True):
+            return bare | {
+                "normalizer": sequence("normalizers", [*members(bare["normalizer"], "normalizers"), _CUT]),
+                "pre_tokenizer": sequence("pretokenizers", [spaces, words | {"split": False}]),
+            }
         case [{"type": "ByteLevel", "add_prefix_space": False} as words] if words.get("use_regex", True):
             pattern = _GPT2
         case [
@@ -54,14 +62,18 @@ def rewritten(bare: dict[str, Any], private: str) -> dict[str, Any]:
 
 def original(merged: dict[str, Any], private: str) -> dict[str, Any]:
     """A merged tokenizer.json with the base's own words; what else was added for sequences stays around them."""
-    first = members(merged["normalizer"], "normalizers")[:1]
+    normalisers = members(merged["normalizer"], "normalizers")
     parts = members(merged["pre_tokenizer"], "pretokenizers")
+    if _CUT in normalisers:
+        normalisers.remove(_CUT)
+        parts = [part | {"split": True} if part["type"] == "Metaspace" else part for part in parts]
+        return merged | {"normalizer": sequence("normalizers", normalisers), "pre_tokenizer": sequence("pretokenizers", parts)}
     match parts:
         case [*before, {"type": "Split", "pattern": {"Regex": apart}}, {"type": "ByteLevel"} as words] if apart.endswith(_runs(private)):
             own = apart.removesuffix(_runs(private)).replace(_other_letter(private), _LETTER)
             gpt2 = own == _GPT2
             parts = [*before, *([] if gpt2 else [split(own, "Isolated")]), words | {"use_regex": gpt2}]
-        case [*before, spaces] if spaces == _SPACES and first == [{"type": "Prepend", "prepend": SPACE}]:
+        case [*before, spaces] if spaces == _SPACES and normalisers[:1] == [{"type": "Prepend", "prepend": SPACE}]:
             parts = [*before, _SPACES | {"prepend_scheme": "always"}]
         case _:
             return merged

@@ -26,6 +26,8 @@ Kind = Literal["bpe", "wordpiece", "unigram", "kmer", "char"]
 UNKNOWN = "[UNK]"
 # What a WordPiece token that continues a piece begins with.
 PREFIX = "∙∙"  # not "##", which may stand in SMILES
+# Unigram scores are multiples of this, so that a JSON file gives them to the last bit and sums of them are exact: ties stay ties.
+SCORE_STEP = 2.0**-7
 
 
 class DomainSpec(BaseModel):

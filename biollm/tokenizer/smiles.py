@@ -175,7 +175,7 @@ def train_atom_unigram(smiles: Iterable[str], vocab_size: int) -> Tokenizer:
     spelt = {code: atom for atom, code in codes.items()}
     learnt = learn_pieces(_coded(words, codes), [*SMILES, *codes.values()], vocab_size)
     pieces = [("".join(spelt.get(c, c) for c in piece), score) for piece, score in learnt]
-    return dress(Tokenizer(models.Unigram([(p, score + _PARTIAL if p in _INSIDE else score) for p, score in pieces])), SMILES, False)
+    return dress(Tokenizer(models.Unigram([(p, _PARTIAL if p in _INSIDE else score) for p, score in pieces])), SMILES, False)
 
 
 def _words_and_atoms(smiles: Iterable[str]) -> tuple[list[list[str]], list[str]]:

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from biollm.modeling.domain import SCORE_STEP
 from tokenizers import Tokenizer, models, trainers
 
 _SEEDS_PER_PIECE = 8
@@ -27,7 +28,7 @@ Scores = dict[str, float]
 
 
 def learn_pieces(words: Iterable[str], letters: Sequence[str], size: int) -> list[tuple[str, float]]:
-    """`size` pieces with log probabilities (natural, six digits), best first; fewer if the words hold no more.
+    """`size` pieces with log probabilities (natural, in steps of SCORE_STEP), best first; fewer if the words hold no more.
 
     words: over `letters` only; no piece crosses from one into the next. Every letter is a piece, the rest has two letters or more.
     Raises ValueError if there are more letters than `size`.
@@ -42,6 +43,7 @@ def learn_pieces(words: Iterable[str], letters: Sequence[str], size: int) -> lis
             counts = _count(counted, scores)
             scores = _score(counts, scores)
         if len(scores) <= size:
+            scores = {piece: round(score / SCORE_STEP) * SCORE_STEP for piece, score in scores.items()}
             return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
         kept = max(size, int(_SHRINKING_FACTOR * len(scores)))
         scores = prune(scores, counts, letters, kept)

@@ -428,17 +428,53 @@ def test_a_base_with_spaces_in_front_gets_them_by_its_normaliser(
     start_merge: Callable[[Tokenizer], Any],
     strip: list[dict[str, Any]],
 ) -> None:
-    """Each rule behind Metaspace would be tried at every word; nothing stands there."""
+    """Each rule beside Metaspace would be tried at every word; nothing stands there."""
     base = json.loads(base_tokenizer("spm").to_str())
     base["normalizer"]["normalizers"] += strip
     domains = [domain_tokenizer(modality, "unigram") for modality in ("dna", "protein")]
     merged = start_merge(Tokenizer.from_str(json.dumps(base))).add(*domains)
-    assert [part["type"] for part in merged.json["pre_tokenizer"]["pretokenizers"]] == ["Split", "Metaspace"]
+    assert merged.json["pre_tokenizer"]["type"] == "Metaspace"
     assert merged.ids("GATTACAGATTACA") == merged.wanted("dna", "GATTACAGATTACA")
     assert merged.domain_ids(" a (GATTACAGATTACA)") == merged.wanted("dna", "GATTACAGATTACA")
     for text in ("", " ", "  ", " a", "a  b ", "▁", "▁a", "a ▁ b", " ▁a ", "<", "<protein>", " <protein>MKV"):
         own, wanted = (tokenizer.encode(text) for tokenizer in (merged.tokenizer, merged.base))
         assert (own.ids, own.offsets) == (wanted.ids, wanted.offsets), text
+
+
+def test_a_base_that_cuts_at_whitespace_has_one_rule_for_each_word(
+    base_tokenizer: Callable[[str], Tokenizer], domain_tokenizer: Callable[..., Any], start_merge: Callable[[Tokenizer], Any]
+) -> None:
+    """Its own cut at each ▁ of a text is made by the normaliser, once for the text."""
+    domains = [domain_tokenizer(modality, "unigram") for modality in ("dna", "protein")]
+    merged = start_merge(base_tokenizer("t5")).add(*domains)
+    words = merged.json["pre_tokenizer"]["pretokenizers"]
+    assert [part["type"] for part in words] == ["WhitespaceSplit", "Metaspace", "Split"]
+    assert not words[1]["split"]
+    for text in ("▁", "▁▁", "a▁b", "▁a▁", " ▁ a", "a ▁▁ b", "é▁e\u0301", "<protein>▁"):
+        own, wanted = (tokenizer.encode(text) for tokenizer in (merged.tokenizer, merged.base))
+        assert (own.ids, own.offsets) == (wanted.ids, wanted.offsets), text
+    assert merged.domain_ids("▁GATTACAGATTACA▁a") == merged.wanted("dna", "GATTACAGATTACA")
+
+
+@pytest.mark.parametrize("kind", ["t5", "spm"])
+@pytest.mark.parametrize("shift", [0.0, 1e-6])
+def test_what_stands_before_a_sequence_in_its_word_decides_no_ties_in_a_unigram_base(
+    base_tokenizer: Callable[[str], Tokenizer],
+    domain_tokenizer: Callable[..., Any],
+    start_merge: Callable[[Tokenizer], Any],
+    kind: str,
+    shift: float,
+) -> None:
+    """Scores in steps add exactly to those of the pieces before them. Others, as earlier versions gave them, need a cut."""
+    domain, rng = domain_tokenizer("dna", "unigram"), random.Random(kind)
+    content = json.loads(domain.tokenizer.to_str())
+    content["model"]["vocab"] = [[piece, score - shift * rng.random()] for piece, score in content["model"]["vocab"]]
+    merged = start_merge(base_tokenizer(kind)).add(replace(domain, tokenizer=Tokenizer.from_str(json.dumps(content))))
+    assert merged.vocabulary.domains[0].needs_cut == bool(shift)
+    for _ in range(300):
+        before, sequence = "".join(rng.choices("(-.,;:", k=rng.choice([1, 5, 2000]))), "".join(rng.choices("ACGT", k=rng.randint(12, 200)))
+        assert merged.domain_ids(f"{before}({sequence})") == merged.domain_ids(f"<dna>{sequence}</dna>")
+        assert shift or merged.domain_ids(sequence) == merged.wanted("dna", sequence), "the file gives these scores to the last bit"
 
 
 def test_pieces_of_smiles_end_between_atoms_by_every_path(

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from biollm.modeling.domain import SCORE_STEP
 from biollm.tokenizer.unigram import best_without, learn_pieces, prune
+from tokenizers import Tokenizer, models
 
 
 def test_the_best_segmentation_without_a_piece_is_the_best_of_all() -> None:
@@ -33,7 +35,18 @@ def test_pruning_keeps_letters_and_what_costs_most_and_breaks_ties_by_the_piece(
 def test_common_words_become_pieces() -> None:
     pieces = dict(learn_pieces(["GATTACA"] * 50 + ["TATA"] * 40 + ["GC"], "ACGT", 6))
     assert set(pieces) == {*"ACGT", "GATTACA", "TATA"}
-    assert pieces["GATTACA"] == pytest.approx(math.log(50 / 92), abs=1e-5)
+    assert pieces["GATTACA"] == pytest.approx(math.log(50 / 92), abs=SCORE_STEP / 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-10])
+def test_a_file_gives_scores_to_the_last_bit(scale: float) -> None:
+    """tokenizers reads many other numbers one bit off, and so decides ties in other ways than the tokenizer that was written."""
+    rng = random.Random(1)
+    scores = [score for _, score in learn_pieces(["".join(rng.choices("ACGT", k=60)) for _ in range(200)], "ACGT", 200)]
+    every = [-step * SCORE_STEP * scale for step in range(int(64 / SCORE_STEP))]
+    assert {score * scale for score in scores} < set(every)
+    written = Tokenizer(models.Unigram([(f"{i}", score) for i, score in enumerate(every)]))
+    assert Tokenizer.from_str(written.to_str()).to_str() == written.to_str()
 
 
 def test_fewer_pieces_where_the_words_hold_no_more() -> None:
