@@ -14,6 +14,7 @@ import typer
 
 from biollm.core.alphabets import ALPHABETS, Modality
 from biollm.core.errors import BiollmError, ConfigError
+from biollm.core.machine import collect_rarely
 from biollm.core.progress import say
 from biollm.stages import BY_NAME, STAGES, Run, Stage
 
@@ -320,6 +321,7 @@ for _stage in STAGES:
 
 def main() -> None:
     """Entry point. What a user can cause ends in one line and exit code 1; anything else is our bug and keeps its traceback."""
+    collect_rarely()
     try:
         app()
     except BiollmError as error:

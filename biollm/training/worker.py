@@ -14,9 +14,10 @@ def main() -> None:
     die_with_parent(int(os.environ[STARTED_BY]))  # before the imports below, which take seconds
     from biollm.core.errors import BiollmError, storage_error
     from biollm.core.files import read_json
-    from biollm.core.machine import interface_towards
+    from biollm.core.machine import collect_rarely, interface_towards
     from biollm.training.launch import ERROR, ERROR_BYTES, LOOPBACK
 
+    collect_rarely()
     task = Path(sys.argv[1])
     first_host = os.environ["MASTER_ADDR"]
     if first_host != LOOPBACK and (interface := interface_towards(first_host)):
