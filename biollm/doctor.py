@@ -234,7 +234,7 @@ def _trainings(run: Run, usual: str) -> Iterator[_Training]:
         objective = usual if pretrain.objective == "auto" else pretrain.objective
         labelled = 1.0 if objective in ("causal", "prefix") else pretrain.mask_rate
         steps = (pretrain.steps + pretrain.new_rows_steps) * (1 + len(pretrain.compare_operators))
-        yield _Training(pretrain, pretrain.row_tokens, labelled, steps)
+        yield _Training(pretrain, pretrain.most_document_tokens, labelled, steps)
     per_record = ingest.window_bases // 4 if ingest is not None and ingest.modality in DOUBLE_STRANDED else _TOKENS_OF_A_TEXT
     for method in finetune.methods if finetune is not None else []:
         yield _Training(method, per_record, 1.0 if finetune.task == "instruction" else 0.0, method.steps)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from biollm.core.errors import listed, repeated
 from biollm.core.recipe import Section
 from biollm.modeling.channels import OperatorName
-from biollm.training.config import ObjectiveName, TrackTraining, TrainingConfig
+from biollm.training.config import USUAL_ROW_TOKENS, ObjectiveName, TrackTraining, TrainingConfig
 
 
 class GeneralText(Section):
@@ -35,7 +35,11 @@ class Config(TrainingConfig):
     mask_token: str | None = Field(default=None, description="a token that hides others, where the tokenizer has no mask token (diffusion)")
     future_tokens: int = Field(default=0, ge=0, le=8, description="how many tokens behind the next one are predicted too (causal)")
     future_weight: float = Field(default=0.3, gt=0, description="weight of each of these losses")
-    row_tokens: int = Field(default=1024, ge=16, description="documents are packed into rows of so many tokens; longer ones are divided")
+    row_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="documents are packed into rows of so many tokens, longer ones are divided; default: 1,024, or near it what they fill",
+    )
     packed: bool = Field(default=True, description="read a row's documents without padding, where the model can; else pad them")
     steps: int = Field(default=200, ge=1, description="optimiser steps")
     batch_size: int = Field(default=2, ge=1, description="rows per optimiser step, over all processes and accumulated passes together")
@@ -47,6 +51,11 @@ class Config(TrainingConfig):
         default=[], description="also adapt the same model with tracks entering by each of these operators (fusion ablation)"
     )
     general: GeneralText | None = None
+
+    @property
+    def most_document_tokens(self) -> int:
+        """A document of more tokens than this is divided."""
+        return self.row_tokens or USUAL_ROW_TOKENS
 
     def resources(self) -> list[str]:
         return list(self.general.text) if self.general else []

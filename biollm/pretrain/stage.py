@@ -30,6 +30,7 @@ from biollm.training.run import RunSettings, Trained, load_trained, train, with_
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 from biollm.training.trainer import told_out_of_memory
 
+_MUCH_ROOM = 0.95  # rows less full than this are worth a word
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
 
@@ -46,8 +47,8 @@ def run(job: Job[Config]) -> dict[str, Any]:
     if why_padded is not None:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
     plan = make_plan(module, materials, config, config.steps, job.seed)
-    if (fuller := plan.fuller_row_tokens()) is not None:
-        say(f"pretrain: rows of {config.row_tokens} tokens are {plan.fill:.0%} full; with row_tokens: {fuller} they would be nearly full")
+    if plan.fill < _MUCH_ROOM and (fuller := plan.best_row_tokens(plan.row_tokens)) != plan.row_tokens:
+        say(f"pretrain: rows of {plan.row_tokens} tokens are {plan.fill:.0%} full; with row_tokens: {fuller} they would be fuller")
     del module  # the processes of the run have their own
 
     trained, module = _train(job, source, materials, general, job.work, job.logs)
@@ -58,7 +59,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     if module.future is not None:
         save_file({name: p.detach().contiguous() for name, p in module.future.state_dict().items()}, str(job.out / _FUTURE_HEADS))
 
-    tokens_per_step = config.batch_size * config.row_tokens * plan.fill
+    tokens_per_step = config.batch_size * plan.row_tokens * plan.fill
     write_json(job.out / "history.json", [point | {"tokens": round(point["step"] * tokens_per_step)} for point in trained.history])
     parts = {"domain": "bits_per_base", "general": "bits_per_byte_general"}
     groups = _groups(job, materials)
@@ -76,7 +77,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
             if part in before
         },
         "nats_per_token": {part: {"before": before[part].nats_per_token, "after": after[part].nats_per_token} for part in before},
-        "packing": {"row_tokens": config.row_tokens, "fill": plan.fill, "why_padded": why_padded},
+        "packing": {"row_tokens": plan.row_tokens, "fill": plan.fill, "why_padded": why_padded},
         "general": _general_facts(materials, config),
         "precision": trained.precision,
         "threads": trained.threads,

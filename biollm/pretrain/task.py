@@ -43,7 +43,7 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
     Raises DataError naming an empty split, or a record without a token.
     """
     encoder, stock_config = Encoder(model, modality), load_config(model)
-    capacity = min(token_capacity(model, stock_config), config.row_tokens)
+    capacity = min(token_capacity(model, stock_config), config.most_document_tokens)
     stops = _objective(config, encoder, stock_config).learns_to_stop
 
     def fitted(documents: list[Example], *, held_out: bool) -> list[Example]:

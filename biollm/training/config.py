@@ -13,6 +13,8 @@ Schedule = Literal["linear", "cosine", "constant", "warmup_stable_decay"]
 Offload = Literal["none", "optimizer", "parameters"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
+USUAL_ROW_TOKENS = 1024
+
 
 class TrainingConfig(Section):
     """A training run: its length, batches, optimiser (AdamW) and processes."""

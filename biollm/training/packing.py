@@ -18,7 +18,9 @@ from biollm.core.compiled import compiled
 from biollm.core.seeding import generator
 
 IntArray = NDArray[np.int64]
-NEARLY_FULL = 0.95
+NEARLY_FULL = 0.99
+_SAMPLE = 20_000  # documents that tell how full rows of a length get
+_FEW_ROWS = 10
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it fall evenly into every part of a range
 
 
@@ -87,18 +89,28 @@ class PackedOrder:
         return rng.permutation(len(self._rows)), shuffled[np.argsort(-self._lengths[shuffled], kind="stable")]
 
 
-def fuller_row_tokens(lengths: IntArray, row_tokens: int) -> int | None:
-    """The multiple of the usual length nearest to row_tokens in rows of which the documents are at least 95 % full, or None.
+def best_row_tokens(lengths: IntArray, near: int, least: int = 1) -> int:
+    """The length of rows that the documents fill: `near` if they are at least 99 % full so, else the nearest other that is, or the fullest.
 
-    Documents that are all about as long leave the same room in every row.
+    Documents that are all about as long leave the same room in every row whose length is no multiple of theirs. lengths: (n,), each from
+    1 to near; least: what other documents need. Documents for fewer than ten rows are no reason for another length, and the last row, which
+    may have room in any case, does not count.
 
-    >>> fuller_row_tokens(np.full(1000, 258), 1024)
+    >>> best_row_tokens(np.full(1000, 258), 1024)
     1032
     """
-    usual = int(np.median(lengths))
-    near = sorted({max(1, row_tokens // usual + more) * usual for more in (0, 1)}, key=lambda tokens: abs(tokens - row_tokens))
-    fitting = (tokens for tokens in near if tokens >= lengths.max() and PackedOrder(lengths, tokens, 0).fill >= NEARLY_FULL)
-    return next(fitting, None)
+    if lengths.sum() < _FEW_ROWS * near:
+        return near
+    sample = np.sort(lengths)[np.linspace(0, len(lengths) - 1, min(len(lengths), _SAMPLE)).round().astype(np.int64)]
+    usual = {max(1, round(float(length))) for length in (sample.mean(), np.median(sample), sample[-1])}
+    multiples = {count * length for length in usual for count in (near // length, near // length + 1)}
+    others = sorted((tokens for tokens in multiples if tokens >= max(least, sample[-1])), key=lambda tokens: (abs(tokens - near), tokens))
+    fills: dict[int, float] = {}
+    for tokens in (near, *others):
+        fills[tokens] = float(sample.sum() / (tokens * (len(pack(sample, tokens)) - 1)))
+        if fills[tokens] >= NEARLY_FULL:
+            return tokens
+    return max(fills, key=lambda tokens: fills[tokens])
 
 
 class MixedOrder:

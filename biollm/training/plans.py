@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from biollm.core.seeding import derive_seed
+from biollm.modeling.encoding import IntArray
+from biollm.training.config import USUAL_ROW_TOKENS
 from biollm.training.examples import Example
 from biollm.training.objectives import Objective, Question
-from biollm.training.packing import NEARLY_FULL, MixedOrder, PackedOrder, fuller_row_tokens
+from biollm.training.packing import MixedOrder, PackedOrder, best_row_tokens
 
 
 class RowPlan:
@@ -21,17 +23,24 @@ class RowPlan:
         domain: Sequence[Example],
         positions: int,
         seed: int,
-        row_tokens: int,
+        row_tokens: int | None,
         general: Sequence[Example] = (),
         replay: float = 0.0,
     ) -> None:
-        """domain, general: documents of at most row_tokens tokens; replay: share of rows that are general text."""
+        """domain, general: documents; replay: share of rows that are general text; row_tokens: at least as long as any document, or None
+        for about as long as is usual, as the domain's documents fill them."""
         self._objective, self._sources, self._positions, self._seed = objective, (domain, general), positions, seed
-        packed = _packed(domain, row_tokens, derive_seed(seed, "domain"))
-        mixed_in = _packed(general, row_tokens, derive_seed(seed, "general")) if replay else None
+        self._lengths, others = token_counts(domain), token_counts(general)
+        self._least = int(others.max(initial=1))
+        self.row_tokens = self.best_row_tokens(USUAL_ROW_TOKENS) if row_tokens is None else row_tokens
+        packed = PackedOrder(self._lengths, self.row_tokens, derive_seed(seed, "domain"))
+        mixed_in = PackedOrder(others, self.row_tokens, derive_seed(seed, "general")) if replay else None
         self._order = MixedOrder(packed, mixed_in, replay, seed)
         self.fill, self.rows_per_epoch = packed.fill, self._order.rows_per_epoch
-        self._row_tokens = row_tokens
+
+    def best_row_tokens(self, near: int) -> int:
+        """The length of rows near this one that the domain's documents fill."""
+        return best_row_tokens(self._lengths, near, self._least)
 
     def __len__(self) -> int:
         return self._positions
@@ -42,17 +51,12 @@ class RowPlan:
         source = self._sources[is_general]
         return [self._objective.ask(source[i], derive_seed(seed, i)) for i in map(int, documents)]
 
-    def fuller_row_tokens(self) -> int | None:
-        """Where rows of the domain are not nearly full: what row_tokens would fill them, if any does."""
-        if self.fill >= NEARLY_FULL:
-            return None
-        return fuller_row_tokens(np.asarray([len(example.ids) for example in self._sources[0]], dtype=np.int64), self._row_tokens)
-
     def names(self, position: int) -> list[str]:
         """The names of the documents of a row."""
         is_general, _, documents = self._order.row(position)
         return [self._sources[is_general][i].name for i in documents]
 
 
-def _packed(examples: Sequence[Example], row_tokens: int, seed: int) -> PackedOrder:
-    return PackedOrder(np.asarray([len(example.ids) for example in examples], dtype=np.int64), row_tokens, seed)
+def token_counts(examples: Sequence[Example]) -> IntArray:
+    """(n,) tokens of each document."""
+    return np.asarray([len(example.ids) for example in examples], dtype=np.int64)

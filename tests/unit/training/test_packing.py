@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biollm.training.packing import MixedOrder, PackedOrder, fuller_row_tokens, pack
+from biollm.training.packing import MixedOrder, PackedOrder, best_row_tokens, pack
 
 lengths_and_room = st.integers(1, 200).flatmap(lambda room: st.tuples(st.lists(st.integers(1, room), max_size=80), st.just(room)))
 
@@ -99,8 +99,28 @@ def test_a_share_of_few_rows_is_kept_over_epochs(rows: int, ratio: float) -> Non
     assert len(set(replayed)) == len(replayed)
 
 
-def test_rows_that_equal_lengths_leave_room_in_have_a_fuller_size() -> None:
-    assert PackedOrder(np.full(1000, 258), 1024, 0).fill == pytest.approx(0.756, abs=0.01)
-    assert fuller_row_tokens(np.full(1000, 258), 1024) == 1032
-    assert fuller_row_tokens(np.full(1000, 1024), 1024) == 1024
-    assert fuller_row_tokens(np.asarray([700, 600, 650, 620]), 1024) is None, "none near is full"
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        (np.full(1000, 258), 1032),
+        (np.full(1000, 300), 900),
+        (np.full(1000, 1024), 1024),
+        (np.tile([600, 700], 500), 1300),
+        (np.random.default_rng(0).integers(20, 513, 5000), 1024),
+        (np.random.default_rng(0).normal(258, 3, 20_001).round().astype(np.int64), 1032),
+        (np.full(39, 258), 1024),
+        (np.zeros(0, dtype=np.int64), 1024),
+    ],
+    ids=["equal", "shorter rows", "full already", "two lengths", "many lengths", "alike", "few", "none"],
+)
+def test_rows_take_the_length_near_the_usual_one_that_documents_fill(lengths: np.ndarray, expected: int) -> None:
+    assert best_row_tokens(lengths, 1024) == expected
+    if lengths.sum() > 200 * 1024:
+        assert PackedOrder(lengths, expected, 0).fill >= 0.99
+
+
+def test_rows_have_room_for_other_documents_too() -> None:
+    assert best_row_tokens(np.full(1000, 300), 1024, least=1000) == 1200
+    rows = best_row_tokens(np.tile([1000, 600], 500), 1024)
+    assert 1024 < rows <= 2048, "no row length near is full; the fullest is taken"
+    assert PackedOrder(np.tile([1000, 600], 500), rows, 0).fill > PackedOrder(np.tile([1000, 600], 500), 1024, 0).fill

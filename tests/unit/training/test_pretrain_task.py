@@ -79,13 +79,19 @@ def test_a_record_that_no_token_stands_for_is_named(model_folder: Callable[[str]
         read(tmp_path, model_folder("encoder"), Config(row_tokens=CONTEXT))
 
 
-def test_rows_of_one_length_say_what_would_fill_them(corpus: Path, model_folder: Callable[[str], Path]) -> None:
+def test_rows_are_as_long_as_the_recipe_says_or_as_documents_fill_them(corpus: Path, model_folder: Callable[[str], Path]) -> None:
     config = Config(row_tokens=CONTEXT)
     materials = read(corpus, model_folder("encoder"), config)
-    cut = [replace(e, ids=e.ids[:25]) for e in materials.domain if len(e.ids) >= 25]
+    cut = [replace(e, ids=e.ids[:25], residues=e.residues[:25], special=e.special[:25]) for e in materials.domain if len(e.ids) >= 25]
     module = make_module(model_folder("encoder"), materials.encoder, config)
-    assert make_plan(module, replace(materials, domain=cut * 20), config, 1, 5).fuller_row_tokens() == 75
-    assert make_plan(module, materials, config, 1, 5).fuller_row_tokens() is None, "they are full"
+    equal = replace(materials, domain=cut * (20_000 // len(cut)))
+    said = make_plan(module, equal, config, 1, 5)
+    assert said.row_tokens == CONTEXT
+    assert said.best_row_tokens(CONTEXT) == 75
+    chosen = make_plan(module, equal, Config(), 1, 5)
+    assert (chosen.row_tokens, chosen.fill) == (1025, pytest.approx(1, abs=0.01))
+    assert make_plan(module, replace(equal, general=materials.domain), Config(), 1, 5).row_tokens == 1025
+    assert sum(len(question.ids) for question in chosen[0]) == 1025
 
 
 def test_auto_hides_spans_of_three_tokens_from_an_encoder_decoder(model_folder: Callable[[str], Path]) -> None:
