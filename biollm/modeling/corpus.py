@@ -87,14 +87,14 @@ class RowTracks(Mapping[str, Track]):
     """The tracks of a record, or of a stretch of it, in a table: only where they lie. Each track is made when it is asked for, so that
     a document of every record takes no memory for them."""
 
-    __slots__ = ("_start", "_stop", "_table")
+    __slots__ = ("_table", "start", "stop")
 
     def __init__(self, table: TrackTable, start: int, stop: int) -> None:
         """start, stop: residues of the table, 0-based."""
-        self._table, self._start, self._stop = table, start, stop
+        self._table, self.start, self.stop = table, start, stop
 
     def __getitem__(self, channel: str) -> Track:
-        return self._table.between(channel, self._start, self._stop)
+        return self._table.between(channel, self.start, self.stop)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.channels)
@@ -104,8 +104,8 @@ class RowTracks(Mapping[str, Track]):
 
     def part(self, residues: slice) -> RowTracks:
         """The tracks of a stretch of the sequence."""
-        start, stop, _ = residues.indices(self._stop - self._start)
-        return RowTracks(self._table, self._start + start, self._start + stop)
+        start, stop, _ = residues.indices(self.stop - self.start)
+        return RowTracks(self._table, self.start + start, self.start + stop)
 
 
 def part_of(tracks: RecordTracks, residues: slice) -> RecordTracks:

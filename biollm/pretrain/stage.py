@@ -18,18 +18,22 @@ from biollm.core.progress import say
 from biollm.core.seeding import derive_seed, generator
 from biollm.corpus.columns import RECORDS
 from biollm.modeling.channels import OTHER_OPERATORS, OperatorName
+from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel
 from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
 from biollm.training.general import groups_of
-from biollm.training.language import LanguageModel, LanguageScore, score_language, score_token_frequencies
+from biollm.training.language import LanguageModel, LanguageScore, read_scores, score_language, score_token_frequencies, write_scores
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
+from biollm.training.stored import kept
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 from biollm.training.trainer import told_out_of_memory
 
+_DOCUMENTS = "documents"
+_FREQUENCIES = "token_frequencies"
 _MUCH_ROOM = 0.95  # rows less full than this are worth a word
 _FUTURE_HEADS = "future_heads.safetensors"  # they only help to train; kept for who wants to decode several tokens at once
 
@@ -38,24 +42,24 @@ def run(job: Job[Config]) -> dict[str, Any]:
     job = replace(job, config=with_hostfile(job.config, job.recipe_folder))
     config, source = job.config, job.input("expand")
     general = [file for name in config.resources() for file in job.files(name)]
-    materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], general, config)
+    documents = job.work / _DOCUMENTS
+    materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], general, config, documents)
     with told_out_of_memory("pretrain, scores before"):
         module = make_module(source, materials.encoder, config)
-        before = _scores(module, materials, job.seed, "before")
-        frequencies = score_token_frequencies(module.objective, materials.domain, materials.held_out["domain"], job.seed)
+        before = read_scores(kept(job.work / "before.json", lambda file: _score_start(file, module, materials, job.seed)))
     why_padded = module.why_padded
     if why_padded is not None:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
-    plan = make_plan(module, materials, config, config.steps, job.seed)
+    plan = make_plan(module, materials.domain, materials.general, config, config.steps, job.seed)
     if plan.fill < _MUCH_ROOM and (fuller := plan.best_row_tokens(plan.row_tokens)) != plan.row_tokens:
         say(f"pretrain: rows of {plan.row_tokens} tokens are {plan.fill:.0%} full; with row_tokens: {fuller} they would be fuller")
     del module  # the processes of the run have their own
 
-    trained, module = _train(job, source, materials, general, job.work, job.logs)
+    trained, module = _train(job, source, materials.encoder, job.work, job.logs)
     with told_out_of_memory("pretrain, scores after"):
         after = _scores(module, materials, job.seed, "after")
     save_model(module.model, job.out, source)
-    operators = {operator: _with_operator(job, operator, materials, general) for operator in config.compare_operators}
+    operators = {operator: _with_operator(job, operator, materials) for operator in config.compare_operators}
     if module.future is not None:
         save_file({name: p.detach().contiguous() for name, p in module.future.state_dict().items()}, str(job.out / _FUTURE_HEADS))
 
@@ -72,11 +76,11 @@ def run(job: Job[Config]) -> dict[str, Any]:
         **{
             name: {"before": before[part].bits_per_base, "after": after[part].bits_per_base}
             | {"change": _change(before[part], after[part], groups[part], job.seed)}
-            | ({"token_frequencies": frequencies.bits_per_base} if part == "domain" else {})
+            | ({"token_frequencies": before[_FREQUENCIES].bits_per_base} if part == "domain" else {})
             for part, name in parts.items()
             if part in before
         },
-        "nats_per_token": {part: {"before": before[part].nats_per_token, "after": after[part].nats_per_token} for part in before},
+        "nats_per_token": {part: {"before": before[part].nats_per_token, "after": after[part].nats_per_token} for part in after},
         "packing": {"row_tokens": plan.row_tokens, "fill": plan.fill, "why_padded": why_padded},
         "general": _general_facts(materials, config),
         "precision": trained.precision,
@@ -90,7 +94,7 @@ def run(job: Job[Config]) -> dict[str, Any]:
     return facts
 
 
-def _with_operator(job: Job[Config], operator: OperatorName, materials: Materials, general: list[Path]) -> dict[str, float]:
+def _with_operator(job: Job[Config], operator: OperatorName, materials: Materials) -> dict[str, float]:
     """Adapt the same model with another fusion operator, into operators/<operator>; how it then reads the domain."""
     say(f"pretrain: the same model, its tracks fused by {operator}")
     source = job.work / OTHER_OPERATORS / operator / "model"
@@ -99,7 +103,7 @@ def _with_operator(job: Job[Config], operator: OperatorName, materials: Material
     torch.manual_seed(derive_seed(job.seed, "operator", operator))
     source.mkdir(parents=True, exist_ok=True)
     save_model(FusedModel(fused.stock, fused.spec.model_copy(update={"operator": operator})), source, job.input("expand"))
-    _, module = _train(job, source, materials, general, source.parent, job.logs / OTHER_OPERATORS / operator)
+    _, module = _train(job, source, materials.encoder, source.parent, job.logs / OTHER_OPERATORS / operator)
     out = job.out / OTHER_OPERATORS / operator
     out.mkdir(parents=True)
     save_model(module.model, out, source)
@@ -108,9 +112,7 @@ def _with_operator(job: Job[Config], operator: OperatorName, materials: Material
     return {"bits_per_base": score.bits_per_base}
 
 
-def _train(
-    job: Job[Config], source: Path, materials: Materials, general: list[Path], work: Path, logs: Path
-) -> tuple[Trained, LanguageModel]:
+def _train(job: Job[Config], source: Path, encoder: Encoder, work: Path, logs: Path) -> tuple[Trained, LanguageModel]:
     """All phases: first the new rows alone, if the recipe says so, then everything. With the model as it then is.
 
     The trained module may hold bfloat16; what is saved and scored is a fresh float32 model with the master weights.
@@ -120,7 +122,7 @@ def _train(
         "corpus": str(job.input("ingest").absolute()),
         "model": str(source.absolute()),
         "modality": job.facts_of("ingest")["modality"],
-        "general": [str(file.absolute()) for file in general],
+        "documents": str((job.work / _DOCUMENTS).absolute()),
         "config": config.model_dump(),
         "seed": job.seed,
         "weights": None,
@@ -138,10 +140,17 @@ def _train(
     settings = RunSettings(job.seed, "pretrain")
     trained = train(Recipe("biollm.pretrain.task:build", arguments), config, settings, work=work / "all", logs=logs)
     with told_out_of_memory("pretrain, while the trained model is loaded"):
-        module = make_module(source, materials.encoder, config)
+        module = make_module(source, encoder, config)
         load_trained(module, trained.weights)
     module.model.stock.tie_weights()  # type: ignore[operator]
     return trained, module
+
+
+def _score_start(file: Path, module: LanguageModel, materials: Materials, seed: int) -> None:
+    """Scores before anything is trained, and of the trivial model, into a file: a run that goes on reads them."""
+    scores = _scores(module, materials, seed, "before")
+    scores[_FREQUENCIES] = score_token_frequencies(module.objective, materials.domain, materials.held_out["domain"], seed)
+    write_scores(file, scores)
 
 
 def _scores(module: LanguageModel, materials: Materials, seed: int, when: str) -> dict[str, LanguageScore]:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.modeling.corpus import evenly, read_records
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.corpus import TrackTable, evenly, read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import read_spec
 from biollm.modeling.loading import load_config, load_model, token_capacity
 from biollm.modeling.surgery import tables_of
 from biollm.pretrain.config import Config
-from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks, with_end
+from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks, possible_ids, with_end
 from biollm.training.general import divide, read_documents
 from biollm.training.language import LanguageModel
 from biollm.training.objectives import AUTO_CLASSES, Objective, architecture_of, make_objective, resolve
 from biollm.training.plans import RowPlan
 from biollm.training.run import load_trained
+from biollm.training.stored import StoredExamples, kept, store
 from biollm.training.task import Task
+
+_DOMAIN, _GENERAL = "domain.arrow", "general.arrow"
+_PART = 4096  # records that are tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -31,44 +37,65 @@ class Materials:
     """What a run is made of: documents to train on, general text to mix in (or none), and what is held out of both to be scored."""
 
     encoder: Encoder
-    domain: list[Example]
-    general: list[Example]
+    domain: Sequence[Example]
+    general: Sequence[Example]
     held_out: dict[str, list[Example]]
 
 
-def read_materials(corpus: Path, model: Path, modality: str, general_files: list[Path], config: Config) -> Materials:
+def read_materials(corpus: Path, model: Path, modality: str, general_files: list[Path], config: Config, documents: Path) -> Materials:
     """Documents that fit into a row. Those to train on end with the end of text where the objective learns to stop; what is held out does
     not, so that scores are of the documents' own tokens.
 
+    documents: the folder where those to train on are kept, tokenised; what is there is not made again.
     Raises DataError naming an empty split, or a record without a token.
     """
-    encoder, stock_config = Encoder(model, modality), load_config(model)
+    encoder, stock_config, spec = Encoder(model, modality), load_config(model), read_spec(model)
     capacity = min(token_capacity(model, stock_config), config.most_document_tokens)
     stops = _objective(config, encoder, stock_config).learns_to_stop
-
-    def fitted(documents: list[Example], *, held_out: bool) -> list[Example]:
-        _refuse_empty(documents)
-        if held_out or not stops:
-            return divide_long(documents, capacity)
-        return divide_long([with_end(document, encoder.end_id) for document in documents], capacity, end_once=True)
-
-    spec = read_spec(model)
     tracks = open_tracks(corpus, spec)
-    examples = {}
-    for split in ("train", "validation"):
+
+    def of_records(split: str) -> pl.DataFrame:
         records = read_records(corpus, split)
         if not records.height:
             raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
-        if split == "validation":
-            records = evenly(records, config.scored_documents)
-        examples[split] = fitted(encode_corpus(records, encoder, spec, tracks), held_out=split == "validation")
-    held_out, general = {"domain": examples["validation"]}, []
+        return records
+
+    def to_train_on(parts: Iterable[list[Example]]) -> Iterator[list[Example]]:
+        for part in parts:
+            _refuse_empty(part)
+            whole = [with_end(document, encoder.end_id) for document in part] if stops else part
+            yield divide_long(whole, capacity, end_once=stops)
+
+    def held_out(part: list[Example]) -> list[Example]:
+        _refuse_empty(part)
+        return divide_long(part, capacity)
+
+    def domain(file: Path) -> None:
+        parts = of_records("train").iter_slices(_PART)
+        store(file, to_train_on(encode_corpus(part, encoder, spec, tracks) for part in parts), fused=spec is not None)
+
+    kept(documents / _DOMAIN, domain)
+    unseen = {"domain": held_out(encode_corpus(evenly(of_records("validation"), config.scored_documents), encoder, spec, tracks))}
     if config.general is not None:
-        rest, kept = divide(read_documents(general_files), config.general.held_out_fraction)
-        general, held_out["general"] = (
-            fitted(encode_texts(list(part.values()), encoder, list(part), spec), held_out=part is kept) for part in (rest, kept)
-        )
-    return Materials(encoder, examples["train"], general, held_out)
+        rest, aside = divide(read_documents(general_files), config.general.held_out_fraction)
+
+        def general(file: Path) -> None:
+            parts = (list(rest.items())[i : i + _PART] for i in range(0, len(rest), _PART))
+            encoded = (encode_texts([text for _, text in part], encoder, [name for name, _ in part], spec) for part in parts)
+            store(file, to_train_on(encoded), fused=spec is not None)
+
+        kept(documents / _GENERAL, general)
+        unseen["general"] = held_out(encode_texts(list(aside.values()), encoder, list(aside), spec))
+    return Materials(encoder, *_open(documents, encoder, spec, tracks), unseen)
+
+
+def _open(
+    documents: Path, encoder: Encoder, spec: FusionSpec | None, tracks: TrackTable | None
+) -> tuple[StoredExamples, Sequence[Example]]:
+    """(domain, general text) that `read_materials` has kept."""
+    domain = StoredExamples(documents / _DOMAIN, possible_ids(encoder), spec, tracks)
+    general = documents / _GENERAL
+    return domain, StoredExamples(general, encoder.ordinary_ids, spec, None) if general.exists() else []
 
 
 def _refuse_empty(documents: Sequence[Example]) -> None:
@@ -125,30 +152,34 @@ def build(
     corpus: str,
     model: str,
     modality: str,
-    general: list[str],
+    documents: str,
     config: dict[str, Any],
     seed: int,
     weights: str | None,
     new_rows_from: int | None,
 ) -> Task:
-    """The task of a run. weights: what an earlier phase trained; new_rows_from: train only rows of the embedding tables from this id on."""
+    """The task of a run. documents: the folder that `read_materials` kept them in; weights: what an earlier phase trained; new_rows_from:
+    train only rows of the embedding tables from this id on."""
     settings = Config(**config)
-    materials = read_materials(Path(corpus), Path(model), modality, [Path(file) for file in general], settings)
-    module = make_module(Path(model), materials.encoder, settings, Path(weights) if weights else None)
+    encoder, spec = Encoder(Path(model), modality), read_spec(Path(model))
+    domain, general = _open(Path(documents), encoder, spec, open_tracks(Path(corpus), spec))
+    module = make_module(Path(model), encoder, settings, Path(weights) if weights else None)
     if new_rows_from is not None:
         train_only_rows(module, new_rows_from)
     if settings.gradient_checkpointing:
         module.model.stock.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     steps = settings.steps if new_rows_from is None else settings.new_rows_steps
-    plan = make_plan(module, materials, settings, steps, seed)
+    plan = make_plan(module, domain, general, settings, steps, seed)
     return Task(module, plan, lambda rows: module.collate([question for row in rows for question in row]))
 
 
-def make_plan(module: LanguageModel, materials: Materials, config: Config, steps: int, seed: int) -> RowPlan:
+def make_plan(
+    module: LanguageModel, domain: Sequence[Example], general: Sequence[Example], config: Config, steps: int, seed: int
+) -> RowPlan:
     """The rows of a run of so many steps."""
     replay = config.general.replay if config.general else 0.0
     positions = steps * config.batch_size
-    return RowPlan(module.objective, materials.domain, positions, seed, config.row_tokens, materials.general, replay)
+    return RowPlan(module.objective, domain, positions, seed, config.row_tokens, general, replay)
 
 
 def train_only_rows(module: LanguageModel, first: int) -> None:

@@ -59,6 +59,11 @@ def open_tracks(corpus: Path, spec: FusionSpec | None) -> TrackTable | None:
     return TrackTable(corpus, measured) if measured else None
 
 
+def possible_ids(encoder: Encoder) -> IntArray:
+    """Ids that may stand in a record of the corpus: the tokens of the domain, or without one all but special tokens."""
+    return encoder.ordinary_ids if encoder.domain is None else np.flatnonzero(encoder.residues_by_id > 0)
+
+
 def encode_corpus(records: pl.DataFrame, encoder: Encoder, spec: FusionSpec | None, tracks: TrackTable | None = None) -> list[Example]:
     """Records as documents, in their order; with tracks if the model is fused: what `open_tracks` gave.
 
@@ -71,7 +76,7 @@ def encode_corpus(records: pl.DataFrame, encoder: Encoder, spec: FusionSpec | No
     assert tracks is not None or spec is None or not spec.needs_measured, "the model's tracks were not opened"
     encoded = encoder.encode_sequences(sequences, names)
     rows = records[ROW].to_list() if tracks is not None else [0] * records.height
-    pool = np.flatnonzero(encoder.residues_by_id > 0)
+    pool = possible_ids(encoder)
     examples = []
     for name, sequence, tokens, row in zip(names, sequences, encoded, rows, strict=True):
         ids, residues, special = _with_special_tokens(tokens.ids, tokens.residues, encoder)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from biollm.core.errors import ConfigError, DataError
+from biollm.core.files import read_json, write_json
 from biollm.core.progress import progress
 from biollm.core.seeding import derive_seed, generator
 from biollm.modeling.documents import Documents, position_offset, reads_documents, set_documents, use_documents
@@ -220,6 +222,20 @@ class LanguageScore:
     units: NDArray[np.float64] = field(compare=False, repr=False)
 
 
+def write_scores(file: Path, scores: dict[str, LanguageScore]) -> None:
+    """Write scores as JSON."""
+    values = {name: {**vars(score), "bits": score.bits.tolist(), "units": score.units.tolist()} for name, score in scores.items()}
+    write_json(file, values)
+
+
+def read_scores(file: Path) -> dict[str, LanguageScore]:
+    """What `write_scores` wrote, equal to the bit."""
+    return {
+        name: LanguageScore(**score | {"bits": np.asarray(score["bits"]), "units": np.asarray(score["units"])})
+        for name, score in read_json(file).items()
+    }
+
+
 def score_language(module: LanguageModel, examples: Sequence[Example], seed: int, what: str) -> LanguageScore:
     """The loss on held-out documents, in the model's own precision. Models that are scored with one seed answer the same questions.
 
@@ -270,11 +286,13 @@ def score_token_frequencies(objective: Objective, train: Sequence[Example], exam
     questions = _evaluation_questions(objective, examples, seed)
     asked = [q.labels != IGNORED for q in questions]
     answers = [q.labels[a] for q, a in zip(questions, asked, strict=True)]
-    seen = np.concatenate([_possible_answers(objective, example, derive_seed(seed, "frequencies", i)) for i, example in enumerate(train)])
-    possible = np.unique(np.concatenate([examples[0].pool, seen, *answers]))  # beside ordinary tokens: unknown ones, ends, sentinels
-    counts = np.bincount(seen, minlength=int(possible[-1]) + 1)[possible] + 1.0
-    log_share = np.zeros(int(possible[-1]) + 1)
-    log_share[possible] = np.log(counts / counts.sum())
+    counts = np.zeros(max(objective.encoder.tokenizer.get_vocab().values()) + 1, dtype=np.int64)
+    for i, example in enumerate(train):
+        np.add.at(counts, _possible_answers(objective, example, derive_seed(seed, "frequencies", i)), 1)
+    possible = np.unique(np.concatenate([examples[0].pool, np.flatnonzero(counts), *answers]))  # beside ordinary tokens: ends, sentinels
+    smoothed = counts[possible] + 1.0
+    log_share = np.zeros(len(counts))
+    log_share[possible] = np.log(smoothed / smoothed.sum())
     weights = [q.weights if q.weights is not None else np.ones(len(q.labels)) for q in questions]
     nats = [-float((log_share[found] * w[a]).sum()) for found, a, w in zip(answers, asked, weights, strict=True)]
     return _score(np.array(nats), questions)

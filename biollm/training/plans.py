@@ -12,6 +12,7 @@ from biollm.training.config import USUAL_ROW_TOKENS
 from biollm.training.examples import Example
 from biollm.training.objectives import Objective, Question
 from biollm.training.packing import MixedOrder, PackedOrder, best_row_tokens
+from biollm.training.stored import StoredExamples
 
 
 class RowPlan:
@@ -59,4 +60,6 @@ class RowPlan:
 
 def token_counts(examples: Sequence[Example]) -> IntArray:
     """(n,) tokens of each document."""
+    if isinstance(examples, StoredExamples):
+        return examples.token_counts
     return np.asarray([len(example.ids) for example in examples], dtype=np.int64)

@@ -47,7 +47,9 @@ def pretrain(tiny_results: Path, tmp_path: Path) -> Callable[..., Artifact]:
 def test_new_rows_alone_change_when_they_are_trained_alone(tiny_results: Path, tmp_path: Path) -> None:
     known = json.loads((tiny_results / "expand" / "biollm_vocabulary.json").read_text())["base_vocab_size"]
     config = Config(steps=1, new_rows_steps=3, batch_size=2, row_tokens=128, precision="fp32", trackers=[])
-    arguments = {"corpus": str(tiny_results / "ingest"), "model": str(tiny_results / "expand"), "modality": "dna", "general": []}
+    corpus, model, documents = tiny_results / "ingest", tiny_results / "expand", tmp_path / "documents"
+    task.read_materials(corpus, model, "dna", [], config, documents)
+    arguments = {"corpus": str(corpus), "model": str(model), "modality": "dna", "documents": str(documents)}
     recipe = Recipe(
         "biollm.pretrain.task:build", arguments | {"config": config.model_dump(), "seed": 1, "weights": None, "new_rows_from": known}
     )
@@ -120,6 +122,41 @@ def test_a_cut_run_whose_recipe_changed_is_refused_with_the_difference(
     with pytest.raises(ArtifactError, match=told):
         pretrain(learning_rate=1e-3, checkpoint_steps=4)  # how often is no part of the key, and not named
     assert pretrain(checkpoint_steps=4).facts["steps"] == 4, "what is no part of the key may change"
+
+
+def test_a_run_that_goes_on_neither_tokenises_nor_scores_the_start_again(
+    pretrain: Callable[..., Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import biollm.pretrain.stage as stage
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def not_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("done before")
+
+    expected = pretrain()
+    shutil.rmtree(tmp_path / "results" / "pretrain")
+    monkeypatch.setattr(stage, "train", cut)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain()
+    monkeypatch.undo()
+    (documents,) = (tmp_path / "results" / ".pretrain.work").glob("*/documents/domain.arrow")
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "store", not_again)
+        patched.setattr(stage, "score_token_frequencies", not_again)
+        assert pretrain().digest == expected.digest
+    shutil.rmtree(tmp_path / "results" / "pretrain")
+    monkeypatch.setattr(stage, "train", cut)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain()
+    monkeypatch.undo()
+    with documents.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damaged")
+    capsys.readouterr()
+    assert pretrain().digest == expected.digest
+    assert "domain.arrow is damaged, and made again" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_while_documents_are_scored_is_told(

@@ -66,14 +66,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, plain_lines: Callable[[int]
 
 
 @pytest.fixture(scope="session")
-def arguments(corpus: Path, model_folder: Callable[[str], Path]) -> Callable[..., dict[str, Any]]:
+def arguments(corpus: Path, model_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """arguments("decoder", steps=4, …) -> what biollm.pretrain.task:build is called with."""
     from biollm.pretrain.config import Config
+    from biollm.pretrain.task import read_materials
 
     def make(architecture: str, model: str | None = None, **settings: Any) -> dict[str, Any]:
         config = Config(**{"steps": 4, "batch_size": 4, "row_tokens": CONTEXT, "precision": "fp32", "trackers": []} | settings)
-        where = {"corpus": str(corpus), "model": model or str(model_folder(architecture)), "modality": "text"}
-        return where | {"general": [], "config": config.model_dump(), "seed": 5, "weights": None, "new_rows_from": None}
+        folder, documents = Path(model or model_folder(architecture)), tmp_path_factory.mktemp("documents")
+        read_materials(corpus, folder, "text", [], config, documents)
+        where = {"corpus": str(corpus), "model": str(folder), "modality": "text", "documents": str(documents)}
+        return where | {"config": config.model_dump(), "seed": 5, "weights": None, "new_rows_from": None}
 
     return make
 

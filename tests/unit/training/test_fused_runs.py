@@ -16,7 +16,7 @@ from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.loading import load_model
 from biollm.pretrain.config import Config
-from biollm.pretrain.task import make_module
+from biollm.pretrain.task import make_module, read_materials
 from biollm.stages import BY_NAME, Run
 from biollm.training.examples import divide_long, encode_corpus, open_tracks
 from biollm.training.run import RunSettings, Trained, load_trained, train
@@ -37,7 +37,8 @@ def fused_run(measured: Run, tmp_path_factory: pytest.TempPathFactory) -> Callab
         base = {"steps": 4, "batch_size": 4, "row_tokens": 64, "precision": "fp32", "trackers": [], "log_steps": 1, "checkpoint_steps": 2}
         tracks = {"weight": 1.0, "channel_dropout": 0.3, "site_dropout": 0.1}
         config = Config(**base | {"tracks": tracks} | settings)
-        places = {"corpus": str(measured.results / "ingest"), "model": str(model), "modality": "dna", "general": []}
+        read_materials(measured.results / "ingest", model, "dna", [], config, work / "documents")
+        places = {"corpus": str(measured.results / "ingest"), "model": str(model), "modality": "dna", "documents": str(work / "documents")}
         arguments = places | {"config": config.model_dump(), "seed": 5, "weights": None, "new_rows_from": None}
         return Recipe("biollm.pretrain.task:build", arguments), config, RunSettings(5, "test"), work
 

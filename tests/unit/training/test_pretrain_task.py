@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,8 @@ def ended(model_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def read(corpus: Path, model: Path, config: Config) -> Materials:
-    return read_materials(corpus, model, "text", [], config)
+    with tempfile.TemporaryDirectory() as documents:  # a memory map keeps what it reads
+        return read_materials(corpus, model, "text", [], config, Path(documents))
 
 
 @pytest.mark.parametrize("objective", ["causal", "prefix"])
@@ -44,7 +46,7 @@ def test_no_row_holds_more_than_its_tokens_and_texts_end_once(corpus: Path, ende
         parts.setdefault(example.name, []).append(end in example.ids)
     assert max(map(len, parts.values())) > 1, "a text is longer than a row"
     assert all(ends == [False] * (len(ends) - 1) + [True] for ends in parts.values())
-    plan = make_plan(make_module(ended, materials.encoder, config), materials, config, config.steps, 5)
+    plan = make_plan(make_module(ended, materials.encoder, config), materials.domain, [], config, config.steps, 5)
     rows = [plan[position] for position in range(len(plan))]
     sizes = [sum(len(question.ids) for question in row) for row in rows]
     assert max(sizes) == CONTEXT
@@ -84,13 +86,13 @@ def test_rows_are_as_long_as_the_recipe_says_or_as_documents_fill_them(corpus: P
     materials = read(corpus, model_folder("encoder"), config)
     cut = [replace(e, ids=e.ids[:25], residues=e.residues[:25], special=e.special[:25]) for e in materials.domain if len(e.ids) >= 25]
     module = make_module(model_folder("encoder"), materials.encoder, config)
-    equal = replace(materials, domain=cut * (20_000 // len(cut)))
-    said = make_plan(module, equal, config, 1, 5)
+    equal = cut * (20_000 // len(cut))
+    said = make_plan(module, equal, [], config, 1, 5)
     assert said.row_tokens == CONTEXT
     assert said.best_row_tokens(CONTEXT) == 75
-    chosen = make_plan(module, equal, Config(), 1, 5)
+    chosen = make_plan(module, equal, [], Config(), 1, 5)
     assert (chosen.row_tokens, chosen.fill) == (1025, pytest.approx(1, abs=0.01))
-    assert make_plan(module, replace(equal, general=materials.domain), Config(), 1, 5).row_tokens == 1025
+    assert make_plan(module, equal, materials.domain, Config(), 1, 5).row_tokens == 1025
     assert sum(len(question.ids) for question in chosen[0]) == 1025
 
 

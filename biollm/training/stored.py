@@ -1,0 +1,125 @@
+"""Documents that are tokenised once, and read where they lie on the disk: by every process of a run, and by a run that goes on.
+
+A file is Arrow IPC with a document a row:
+
+    name             what errors call it
+    ids, residues    lists of a number per token (see examples.Example)
+    before, behind   how many special tokens stand around it
+    sequence, start, stop    of a fused model: its letters, and where its tracks lie in the table of the corpus (null without tracks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+
+from biollm.core.files import sha256_file, sync, write_text_atomic
+from biollm.core.progress import say
+from biollm.modeling.channels import FusionSpec
+from biollm.modeling.corpus import RowTracks, TrackTable
+from biollm.modeling.encoding import IntArray
+from biollm.training.examples import Example
+
+_NUMBERS = pa.list_(pa.int32())
+_COLUMNS = {"name": pa.large_string(), "ids": _NUMBERS, "residues": _NUMBERS, "before": pa.int32(), "behind": pa.int32()}
+_OF_FUSED_MODELS = {"sequence": pa.large_string(), "start": pa.int64(), "stop": pa.int64()}
+
+
+def kept(file: Path, make: Callable[[Path], None]) -> Path:
+    """A file that is made once: make(path) writes it, and its sha256 is put beside it. One that is cut or damaged is made again."""
+    digest = file.with_name(f"{file.name}.sha256")
+    if file.is_file() and digest.is_file():
+        if sha256_file(file) == digest.read_text().strip():
+            return file
+        say(f"{file.name} is damaged, and made again")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    digest.unlink(missing_ok=True)
+    make(file)
+    sync(file)
+    write_text_atomic(digest, sha256_file(file) + "\n")
+    return file
+
+
+def store(file: Path, parts: Iterable[Sequence[Example]], *, fused: bool) -> None:
+    """Write documents, of which memory holds one part at a time. fused: with what a fused model reads of them."""
+    schema = pa.schema(_COLUMNS | (_OF_FUSED_MODELS if fused else {}))
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for part in parts:
+            columns = _columns(part)
+            writer.write_batch(pa.record_batch([columns[name] for name in schema.names], schema))
+
+
+class StoredExamples(Sequence[Example]):
+    """The documents of a file that `store` wrote. Memory holds their lengths, and those that are asked for."""
+
+    def __init__(self, file: Path, pool: IntArray, spec: FusionSpec | None, tracks: TrackTable | None) -> None:
+        """pool, spec: as in Example; tracks: the table that tracks lie in, as `examples.open_tracks` gave it."""
+        self._pool, self._spec, self._tracks = pool, spec, tracks
+        with pa.memory_map(str(file)) as source:
+            reader = pa.ipc.open_file(source)
+            self._parts = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(part.num_rows for part in self._parts)])
+        counts = [part.column("ids").value_lengths().to_numpy() for part in self._parts]
+        self.token_counts: IntArray = np.concatenate([np.zeros(0, dtype=np.int64), *counts]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        place = range(len(self))[place]
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        part, row = self._parts[number], place - int(self._starts[number])
+        ids, residues = (part.column(name)[row].values.to_numpy().astype(np.int64) for name in ("ids", "residues"))
+        name, before, behind = (part.column(column)[row].as_py() for column in ("name", "before", "behind"))
+        special = np.zeros(len(ids), dtype=bool)
+        special[:before] = special[len(ids) - behind :] = True
+        if self._spec is None:
+            return Example(ids, residues, special, self._pool, name=name)
+        sequence, start, stop = (part.column(column)[row].as_py() for column in _OF_FUSED_MODELS)
+        tracks = None if start is None else {} if self._tracks is None else RowTracks(self._tracks, start, stop)
+        return Example(ids, residues, special, self._pool, sequence, name, self._spec, tracks)
+
+
+def _columns(part: Sequence[Example]) -> dict[str, pa.Array]:
+    around = [_special_tokens(example) for example in part]
+    spans = [_span(example) for example in part]
+    values = {
+        "name": [example.name for example in part],
+        "before": [before for before, _ in around],
+        "behind": [behind for _, behind in around],
+        "sequence": [example.sequence for example in part],
+        "start": [start for start, _ in spans],
+        "stop": [stop for _, stop in spans],
+    }
+    lists = {"ids": [example.ids for example in part], "residues": [example.residues for example in part]}
+    ends = np.cumsum([0, *(len(example.ids) for example in part)]).astype(np.int32)
+    kinds = _COLUMNS | _OF_FUSED_MODELS
+    return {name: pa.array(column, kinds[name]) for name, column in values.items()} | {
+        name: pa.ListArray.from_arrays(ends, np.concatenate(rows).astype(np.int32)) for name, rows in lists.items()
+    }
+
+
+def _special_tokens(example: Example) -> tuple[int, int]:
+    """How many stand before and behind a document."""
+    own = np.flatnonzero(~example.special)
+    before, behind = int(own[0]), len(example.ids) - 1 - int(own[-1])
+    assert before + len(own) + behind == len(example.ids), "special tokens stand around a document"
+    return before, behind
+
+
+def _span(example: Example) -> tuple[int | None, int | None]:
+    """Where the tracks of a document lie in the table of the corpus; nowhere if all follow from its letters."""
+    assert example.tracked is None, "only documents of one sequence are stored"
+    if example.tracks is None:
+        return None, None
+    return (example.tracks.start, example.tracks.stop) if isinstance(example.tracks, RowTracks) else (0, 0)
