@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from biollm.core.errors import ConfigError, ResourceError
+from biollm.core.progress import say
 
 M = TypeVar("M", bound=BaseModel)
 _CHUNK_BYTES = 1 << 20
@@ -65,6 +67,21 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that people can read: sorted keys, two spaces. NaN and infinity raise ValueError."""
     write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def kept(file: Path, make: Callable[[Path], None]) -> Path:
+    """A file that is made once: make(path) writes it, and its sha256 is put beside it. One that is cut or damaged is made again."""
+    digest = file.with_name(f"{file.name}.sha256")
+    if file.is_file() and digest.is_file():
+        if sha256_file(file) == digest.read_text().strip():
+            return file
+        say(f"{file.name} is damaged, and made again")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    digest.unlink(missing_ok=True)
+    make(file)
+    sync(file)
+    write_text_atomic(digest, sha256_file(file) + "\n")
+    return file
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from biollm.core.bootstrap import ratio_interval
-from biollm.core.files import write_json
+from biollm.core.files import kept, write_json
 from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
@@ -28,7 +28,6 @@ from biollm.training.general import groups_of
 from biollm.training.language import LanguageModel, LanguageScore, read_scores, score_language, score_token_frequencies, write_scores
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
 from biollm.training.run import RunSettings, Trained, load_trained, train, with_hostfile
-from biollm.training.stored import kept
 from biollm.training.task import TRAINED, WEIGHTS, Recipe
 from biollm.training.trainer import told_out_of_memory
 

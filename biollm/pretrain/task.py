@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
+from biollm.core.files import kept
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.corpus import TrackTable, evenly, read_records
 from biollm.modeling.encoding import Encoder
@@ -25,7 +26,7 @@ from biollm.training.language import LanguageModel
 from biollm.training.objectives import AUTO_CLASSES, Objective, architecture_of, make_objective, resolve
 from biollm.training.plans import RowPlan
 from biollm.training.run import load_trained
-from biollm.training.stored import StoredExamples, kept, store
+from biollm.training.stored import StoredExamples, store
 from biollm.training.task import Task
 
 _DOMAIN, _GENERAL = "domain.arrow", "general.arrow"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from biollm.core.errors import ConfigError
-from biollm.core.files import canonical_json, files_below, read_json, sha256_file, sha256_json, write_json, write_text_atomic
+from biollm.core.files import canonical_json, files_below, kept, read_json, sha256_file, sha256_json, write_json, write_text_atomic
 
 
 def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -68,3 +68,28 @@ def test_a_digest_is_the_standard_sha256(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_kept_file_is_made_once_and_again_if_it_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, made = tmp_path / "below" / "values.bin", []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        path.write_bytes(bytes(1000))
+
+    assert kept(file, make) == kept(file, make) == file
+    assert made == [file]
+    file.write_bytes(bytes(999) + b"\1")
+    kept(file, make)
+    assert "values.bin is damaged, and made again" in capsys.readouterr().err
+    assert len(made) == 2
+
+    def cut(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        kept(file, cut)
+    kept(file, make)
+    assert (len(made), file.read_bytes()) == (3, bytes(1000))

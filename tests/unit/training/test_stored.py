@@ -1,4 +1,4 @@
-"""Documents on the disk are those that were stored, and a file that is kept is whole or made again."""
+"""Documents on the disk are those that were stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biollm.modeling.fusion import read_spec
 from biollm.stages import Run
 from biollm.training.examples import Example, divide_long, encode_corpus, encode_texts, open_tracks, possible_ids, with_end
 from biollm.training.plans import token_counts
-from biollm.training.stored import StoredExamples, kept, store
+from biollm.training.stored import StoredExamples, store
 
 
 def assert_same(found: Example, expected: Example) -> None:
@@ -76,31 +76,6 @@ def test_computed_tracks_need_no_table(tiny_results: Path, tmp_path: Path) -> No
 def test_no_documents_are_an_empty_list(tmp_path: Path) -> None:
     store(tmp_path / "documents.arrow", [], fused=False)
     assert list(StoredExamples(tmp_path / "documents.arrow", np.arange(3), None, None)) == []
-
-
-def test_a_kept_file_is_made_once_and_again_if_it_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, made = tmp_path / "below" / "values.bin", []
-
-    def make(path: Path) -> None:
-        made.append(path)
-        path.write_bytes(bytes(1000))
-
-    assert kept(file, make) == kept(file, make) == file
-    assert made == [file]
-    file.write_bytes(bytes(999) + b"\1")
-    kept(file, make)
-    assert "values.bin is damaged, and made again" in capsys.readouterr().err
-    assert len(made) == 2
-
-    def cut(path: Path) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    file.unlink()
-    with pytest.raises(KeyboardInterrupt):
-        kept(file, cut)
-    kept(file, make)
-    assert (len(made), file.read_bytes()) == (3, bytes(1000))
 
 
 def test_a_full_disk_is_told_as_one(
