@@ -159,7 +159,7 @@ def _costs(run: Run) -> Iterator[Finding]:
     copies = sum(stage.name in {"expand", "pretrain", "finetune"} for stage in run.stages)
     disk = (disk + 4.0 * copies * shape.parameters) / _GIB
     free = shutil.disk_usage(_existing(run.results)).free / _GIB
-    yield Finding("disk", disk <= free, f"about {disk:.1f} GiB at most, {free:.1f} GiB free for {run.results}")
+    yield Finding("disk", disk <= free, f"about {disk:.1f} GiB beside the corpus and its tokens, {free:.1f} GiB free for {run.results}")
     if tokens:
         minutes = max(needed / _measured_flops() / 60, 1)
         yield Finding("training time", None, f"roughly {minutes:.0f} min here for {tokens:,.0f} tokens, from a one-second speed test")

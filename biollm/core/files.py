@@ -69,19 +69,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def kept(file: Path, make: Callable[[Path], None]) -> Path:
-    """A file that is made once: make(path) writes it, and its sha256 is put beside it. One that is cut or damaged is made again."""
-    digest = file.with_name(f"{file.name}.sha256")
-    if file.is_file() and digest.is_file():
-        if sha256_file(file) == digest.read_text().strip():
+def make_once(file: Path, make: Callable[[Path], None]) -> Path:
+    """A file that make(path) writes, unless it is there whole; one that was cut or damaged is made again.
+
+    Beside it stand its sha256, size and time: where size and time are as they were, nothing is read again, however large it is.
+    """
+    told = file.with_name(f"{file.name}.sha256")
+    if file.is_file() and told.is_file():
+        before = told.read_bytes().split()
+        if before[1:] == _size_and_time(file):
+            return file
+        if before[:1] == [sha256_file(file).encode()]:
+            _tell(file, told)
             return file
         say(f"{file.name} is damaged, and made again")
     file.parent.mkdir(parents=True, exist_ok=True)
-    digest.unlink(missing_ok=True)
+    told.unlink(missing_ok=True)
     make(file)
     sync(file)
-    write_text_atomic(digest, sha256_file(file) + "\n")
+    _tell(file, told)
     return file
+
+
+def _tell(file: Path, told: Path) -> None:
+    write_text_atomic(told, b" ".join([sha256_file(file).encode(), *_size_and_time(file)]).decode() + "\n")
+
+
+def _size_and_time(file: Path) -> list[bytes]:
+    status = file.stat()
+    return [str(status.st_size).encode(), str(status.st_mtime_ns).encode()]
 
 
 def read_json(path: Path) -> Any:

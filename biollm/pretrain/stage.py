@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from biollm.core.bootstrap import ratio_interval
-from biollm.core.files import kept, write_json
+from biollm.core.files import make_once, write_json
 from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
 from biollm.core.progress import say
@@ -24,6 +24,7 @@ from biollm.modeling.loading import load_config, load_model, save_model
 from biollm.modeling.vocabulary import DomainVocabulary
 from biollm.pretrain.config import Config
 from biollm.pretrain.task import Materials, make_module, make_plan, read_materials
+from biollm.training.config import USUAL_ROW_TOKENS
 from biollm.training.general import groups_of
 from biollm.training.language import LanguageModel, LanguageScore, read_scores, score_language, score_token_frequencies, write_scores
 from biollm.training.objectives import AUTO_CLASSES, architecture_of
@@ -45,11 +46,13 @@ def run(job: Job[Config]) -> dict[str, Any]:
     materials = read_materials(job.input("ingest"), source, job.facts_of("ingest")["modality"], general, config, documents)
     with told_out_of_memory("pretrain, scores before"):
         module = make_module(source, materials.encoder, config)
-        before = read_scores(kept(job.work / "before.json", lambda file: _score_start(file, module, materials, job.seed)))
+        before = read_scores(make_once(job.work / "before.json", lambda file: _score_start(file, module, materials, job.seed)))
     why_padded = module.why_padded
     if why_padded is not None:
         say(f"pretrain: this model's batches are padded instead of packed: {why_padded}")
     plan = make_plan(module, materials.domain, materials.general, config, config.steps, job.seed)
+    if config.row_tokens is None and plan.row_tokens != USUAL_ROW_TOKENS:
+        say(f"pretrain: rows of {plan.row_tokens} tokens, which the documents fill ({plan.fill:.0%})")
     if plan.fill < _MUCH_ROOM and (fuller := plan.best_row_tokens(plan.row_tokens)) != plan.row_tokens:
         say(f"pretrain: rows of {plan.row_tokens} tokens are {plan.fill:.0%} full; with row_tokens: {fuller} they would be fuller")
     del module  # the processes of the run have their own

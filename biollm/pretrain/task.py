@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biollm.core.errors import ConfigError, DataError
-from biollm.core.files import kept
+from biollm.core.files import make_once
 from biollm.modeling.channels import FusionSpec
 from biollm.modeling.corpus import TrackTable, evenly, read_records
 from biollm.modeling.encoding import Encoder
@@ -55,57 +55,56 @@ def read_materials(corpus: Path, model: Path, modality: str, general_files: list
     stops = _objective(config, encoder, stock_config).learns_to_stop
     tracks = open_tracks(corpus, spec)
 
-    def of_records(split: str) -> pl.DataFrame:
-        records = read_records(corpus, split)
-        if not records.height:
-            raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
-        return records
+    def store_to_train_on(file: Path, parts: Iterable[list[Example]]) -> None:
+        store(file, (_fit(part, capacity, encoder, stops=stops) for part in parts), fused=spec is not None)
 
-    def to_train_on(parts: Iterable[list[Example]]) -> Iterator[list[Example]]:
-        for part in parts:
-            _refuse_empty(part)
-            whole = [with_end(document, encoder.end_id) for document in part] if stops else part
-            yield divide_long(whole, capacity, end_once=stops)
+    def write_domain(file: Path) -> None:
+        records = _records(corpus, "train").iter_slices(_PART)
+        store_to_train_on(file, (encode_corpus(part, encoder, spec, tracks) for part in records))
 
-    def held_out(part: list[Example]) -> list[Example]:
-        _refuse_empty(part)
-        return divide_long(part, capacity)
-
-    def domain(file: Path) -> None:
-        parts = of_records("train").iter_slices(_PART)
-        store(file, to_train_on(encode_corpus(part, encoder, spec, tracks) for part in parts), fused=spec is not None)
-
-    kept(documents / _DOMAIN, domain)
-    unseen = {"domain": held_out(encode_corpus(evenly(of_records("validation"), config.scored_documents), encoder, spec, tracks))}
+    make_once(documents / _DOMAIN, write_domain)
+    validation = evenly(_records(corpus, "validation"), config.scored_documents)
+    held_out = {"domain": _fit(encode_corpus(validation, encoder, spec, tracks), capacity, encoder)}
     if config.general is not None:
         rest, aside = divide(read_documents(general_files), config.general.held_out_fraction)
 
-        def general(file: Path) -> None:
-            parts = (list(rest.items())[i : i + _PART] for i in range(0, len(rest), _PART))
-            encoded = (encode_texts([text for _, text in part], encoder, [name for name, _ in part], spec) for part in parts)
-            store(file, to_train_on(encoded), fused=spec is not None)
+        def write_general(file: Path) -> None:
+            texts = (list(rest.items())[i : i + _PART] for i in range(0, len(rest), _PART))
+            store_to_train_on(file, (encode_texts([text for _, text in part], encoder, [name for name, _ in part], spec) for part in texts))
 
-        kept(documents / _GENERAL, general)
-        unseen["general"] = held_out(encode_texts(list(aside.values()), encoder, list(aside), spec))
-    return Materials(encoder, *_open(documents, encoder, spec, tracks), unseen)
-
-
-def _open(
-    documents: Path, encoder: Encoder, spec: FusionSpec | None, tracks: TrackTable | None
-) -> tuple[StoredExamples, Sequence[Example]]:
-    """(domain, general text) that `read_materials` has kept."""
-    domain = StoredExamples(documents / _DOMAIN, possible_ids(encoder), spec, tracks)
-    general = documents / _GENERAL
-    return domain, StoredExamples(general, encoder.ordinary_ids, spec, None) if general.exists() else []
+        if config.general.replay:
+            make_once(documents / _GENERAL, write_general)
+        held_out["general"] = _fit(encode_texts(list(aside.values()), encoder, list(aside), spec), capacity, encoder)
+    return Materials(encoder, *_open(documents, encoder, spec, tracks), held_out)
 
 
-def _refuse_empty(documents: Sequence[Example]) -> None:
+def _records(corpus: Path, split: str) -> pl.DataFrame:
+    records = read_records(corpus, split)
+    if not records.height:
+        raise DataError(f"the corpus has no record in its {split} split; change ingest.split")
+    return records
+
+
+def _fit(documents: list[Example], capacity: int, encoder: Encoder, *, stops: bool = False) -> list[Example]:
+    """Documents of at most `capacity` tokens. stops: with the end of text behind the last part of each. Raises DataError naming one
+    without a token."""
     for document in documents:
         if document.special.all():
             raise DataError(
                 f"record {document.name} holds nothing that the tokenizer makes a token of (only spaces, or signs that are not seen), so "
                 "there is nothing to learn from; expected text: remove it from the source"
             )
+    ended = [with_end(document, encoder.end_id) for document in documents] if stops else documents
+    return divide_long(ended, capacity, end_once=stops)
+
+
+def _open(
+    documents: Path, encoder: Encoder, spec: FusionSpec | None, tracks: TrackTable | None
+) -> tuple[StoredExamples, Sequence[Example]]:
+    """(domain, general text to mix in) that `read_materials` has stored."""
+    domain, general = documents / _DOMAIN, documents / _GENERAL
+    mixed_in = StoredExamples(general, encoder.ordinary_ids, spec, None) if general.exists() else []
+    return StoredExamples(domain, possible_ids(encoder), spec, tracks), mixed_in
 
 
 def _objective(config: Config, encoder: Encoder, stock_config: Any) -> Objective:

@@ -13,7 +13,7 @@ Schedule = Literal["linear", "cosine", "constant", "warmup_stable_decay"]
 Offload = Literal["none", "optimizer", "parameters"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
-USUAL_ROW_TOKENS = 1024
+USUAL_ROW_TOKENS = 1024  # long enough for packing, short enough for a laptop
 
 
 class TrainingConfig(Section):

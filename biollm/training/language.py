@@ -84,7 +84,7 @@ class LanguageModel(nn.Module):
         self._track_loss: Tensor | None = None
         self.label_loss: Tensor | None = None
         below_head: nn.Module = model.stock.base_model  # type: ignore[assignment]
-        if below_head is model.stock:  # T5 has no module of its own below its head
+        if objective.architecture != "encoder":  # OPT calls its decoder past its base model, T5 has no module of its own below its head
             below_head = model.stock.get_decoder()  # type: ignore[operator]
         reads_tracks = model.stock.get_encoder() if objective.architecture == "encoder-decoder" else below_head  # type: ignore[operator]
         self._hooks = [reads_tracks.register_forward_hook(self._predict_tracks), below_head.register_forward_hook(self._thin)]
@@ -162,6 +162,12 @@ class LanguageModel(nn.Module):
             logits: Tensor = self.model(features=features, documents=documents, **options, **inputs).logits[0]
         finally:
             self._labels = self._tracks = None
+        asked = sum(int((each != IGNORED).sum()) for each in (labels, *self._further_labels(labels)))
+        if len(logits) != asked:
+            raise ConfigError(
+                f"{type(self.model.stock).__name__}: its output head does not read what its base model gives, so it cannot be computed at "
+                "the tokens that are asked for alone; take another base model, and please report this one"
+            )
         return logits
 
     def _predict_tracks(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -243,9 +249,9 @@ def score_language(module: LanguageModel, examples: Sequence[Example], seed: int
     """
     module.eval()
     questions = _evaluation_questions(module.objective, examples, seed)
-    if not any(question.count for question in questions):
+    if not sum(question.units for question in questions):
         raise DataError(
-            f"{what}: the {len(examples)} held-out documents have one token each, such as {examples[0].name}, and nothing before it that "
+            f"{what}: the {len(examples)} held-out documents have one letter each, such as {examples[0].name}, and nothing before it that "
             "could predict it; expected longer ones: bring other data, or change ingest.split"
         )
     nats = losses_of(module, questions, questions, what)

@@ -18,9 +18,9 @@ from biollm.core.compiled import compiled
 from biollm.core.seeding import generator
 
 IntArray = NDArray[np.int64]
-NEARLY_FULL = 0.99
+_NEARLY_FULL, _CLEARLY_FULLER = 0.99, 0.02
 _SAMPLE = 20_000  # documents that tell how full rows of a length get
-_FEW_ROWS = 10
+_FEW_ROWS = 10  # in so few, the last one decides how full they are
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it fall evenly into every part of a range
 
 
@@ -90,27 +90,38 @@ class PackedOrder:
 
 
 def best_row_tokens(lengths: IntArray, near: int, least: int = 1) -> int:
-    """The length of rows that the documents fill: `near` if they are at least 99 % full so, else the nearest other that is, or the fullest.
+    """The length of rows near this one that the documents fill: `near`, unless another is clearly fuller.
 
-    Documents that are all about as long leave the same room in every row whose length is no multiple of theirs. lengths: (n,), each from
-    1 to near; least: what other documents need. Documents for fewer than ten rows are no reason for another length, and the last row, which
-    may have room in any case, does not count.
+    Documents that are all about as long leave the same room in every row whose length is no multiple of theirs. Lengths from half of
+    `near` to a third more are tried, the nearest of those that are 99 % full is taken, else the fullest, and `near` where that is not two
+    percent fuller. Documents for fewer than ten rows are no reason for another length, nor are documents as long as a row, which may be
+    parts of longer ones. lengths: (n,); least: tokens of the longest of other documents that share the rows.
 
     >>> best_row_tokens(np.full(1000, 258), 1024)
     1032
     """
-    if lengths.sum() < _FEW_ROWS * near:
+    if lengths.sum() < _FEW_ROWS * near or lengths.max() >= near:
         return near
     sample = np.sort(lengths)[np.linspace(0, len(lengths) - 1, min(len(lengths), _SAMPLE)).round().astype(np.int64)]
     usual = {max(1, round(float(length))) for length in (sample.mean(), np.median(sample), sample[-1])}
     multiples = {count * length for length in usual for count in (near // length, near // length + 1)}
-    others = sorted((tokens for tokens in multiples if tokens >= max(least, sample[-1])), key=lambda tokens: (abs(tokens - near), tokens))
-    fills: dict[int, float] = {}
-    for tokens in (near, *others):
-        fills[tokens] = float(sample.sum() / (tokens * (len(pack(sample, tokens)) - 1)))
-        if fills[tokens] >= NEARLY_FULL:
-            return tokens
-    return max(fills, key=lambda tokens: fills[tokens])
+    shortest, longest = max(least, int(sample[-1]), near // 2), near * 4 // 3
+    others = sorted((m for m in multiples if shortest <= m <= longest), key=lambda tokens: (abs(tokens - near), tokens))
+    best, fullest = near, _fill_before_last(sample, near)
+    for tokens in others if fullest < _NEARLY_FULL else []:
+        fill = _fill_before_last(sample, tokens)
+        if fill > fullest + (_CLEARLY_FULLER if best == near else 0):
+            best, fullest = tokens, fill
+        if fullest >= _NEARLY_FULL:
+            break
+    return best
+
+
+def _fill_before_last(lengths: IntArray, row_tokens: int) -> float:
+    """How full all rows but the last are, which may have room in any case. lengths: in rising order."""
+    rows = pack(lengths, row_tokens)
+    last = lengths[::-1][rows.slots[rows.starts[-2] :]].sum()
+    return float((lengths.sum() - last) / (row_tokens * max(1, len(rows) - 1)))
 
 
 class MixedOrder:

@@ -28,11 +28,11 @@ class RowPlan:
         general: Sequence[Example] = (),
         replay: float = 0.0,
     ) -> None:
-        """domain, general: documents; replay: share of rows that are general text; row_tokens: at least as long as any document, or None
-        for about as long as is usual, as the domain's documents fill them."""
+        """domain, general: documents; replay: share of rows that are general text; row_tokens: of each row, at least as many as any
+        document has; None: about 1,024, so that the domain's documents fill the rows (see packing.best_row_tokens)."""
         self._objective, self._sources, self._positions, self._seed = objective, (domain, general), positions, seed
         self._lengths, others = token_counts(domain), token_counts(general)
-        self._least = int(others.max(initial=1))
+        self._least = int(others.max(initial=1)) if replay else 1
         self.row_tokens = self.best_row_tokens(USUAL_ROW_TOKENS) if row_tokens is None else row_tokens
         packed = PackedOrder(self._lengths, self.row_tokens, derive_seed(seed, "domain"))
         mixed_in = PackedOrder(others, self.row_tokens, derive_seed(seed, "general")) if replay else None

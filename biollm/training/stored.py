@@ -23,7 +23,7 @@ from biollm.modeling.corpus import RowTracks, TrackTable
 from biollm.modeling.encoding import IntArray
 from biollm.training.examples import Example
 
-_NUMBERS = pa.list_(pa.int32())
+_NUMBERS = pa.large_list(pa.int32())
 _COLUMNS = {"name": pa.large_string(), "ids": _NUMBERS, "residues": _NUMBERS, "before": pa.int32(), "behind": pa.int32()}
 _OF_FUSED_MODELS = {"sequence": pa.large_string(), "start": pa.int64(), "stop": pa.int64()}
 
@@ -77,7 +77,7 @@ class _Part(NamedTuple):
     """A part of a file, its numbers as arrays over the memory map. ends: of the tokens of each document, behind a 0."""
 
     batch: pa.RecordBatch
-    ends: NDArray[np.int32]
+    ends: NDArray[np.int64]
     ids: NDArray[np.int32]
     residues: NDArray[np.int32]
     before: NDArray[np.int32]
@@ -107,10 +107,10 @@ def _columns(part: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def _lists(rows: Sequence[IntArray]) -> pa.ListArray:
+def _lists(rows: Sequence[IntArray]) -> pa.LargeListArray:
     """A column of lists, several times as fast as pyarrow makes it of arrays."""
     ends = np.cumsum([0, *map(len, rows)])
-    return pa.ListArray.from_arrays(ends.astype(np.int32), np.concatenate(rows).astype(np.int32))
+    return pa.LargeListArray.from_arrays(ends.astype(np.int64), np.concatenate(rows).astype(np.int32))
 
 
 def _special_tokens(example: Example) -> tuple[int, int]:

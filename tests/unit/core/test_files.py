@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from biollm.core.errors import ConfigError
-from biollm.core.files import canonical_json, files_below, kept, read_json, sha256_file, sha256_json, write_json, write_text_atomic
+from biollm.core.files import canonical_json, files_below, make_once, read_json, sha256_file, sha256_json, write_json, write_text_atomic
 
 
 def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -70,19 +70,25 @@ def test_a_digest_is_the_standard_sha256(tmp_path: Path) -> None:
     assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_kept_file_is_made_once_and_again_if_it_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_made_once_and_again_if_it_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, made = tmp_path / "below" / "values.bin", []
 
     def make(path: Path) -> None:
         made.append(path)
         path.write_bytes(bytes(1000))
 
-    assert kept(file, make) == kept(file, make) == file
+    assert make_once(file, make) == make_once(file, make) == file
     assert made == [file]
     file.write_bytes(bytes(999) + b"\1")
-    kept(file, make)
+    make_once(file, make)
     assert "values.bin is damaged, and made again" in capsys.readouterr().err
     assert len(made) == 2
+    file.write_bytes(bytes(1000))
+    make_once(file, make)
+    assert len(made) == 2, "another time, the same bytes"
+    (file.parent / "values.bin.sha256").write_bytes(b"\xff\xfe")
+    make_once(file, make)
+    assert len(made) == 3, "nothing says that it is whole"
 
     def cut(path: Path) -> None:
         path.write_bytes(b"half")
@@ -90,6 +96,6 @@ def test_a_kept_file_is_made_once_and_again_if_it_is_not_whole(tmp_path: Path, c
 
     file.unlink()
     with pytest.raises(KeyboardInterrupt):
-        kept(file, cut)
-    kept(file, make)
-    assert (len(made), file.read_bytes()) == (3, bytes(1000))
+        make_once(file, cut)
+    make_once(file, make)
+    assert (len(made), file.read_bytes()) == (4, bytes(1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn import functional
 
-from biollm.core.errors import DataError
+from biollm.core.errors import ConfigError, DataError
 from biollm.core.seeding import derive_seed
 from biollm.modeling.corpus import read_records
 from biollm.modeling.encoding import Encoder
@@ -64,6 +66,51 @@ def test_the_loss_is_that_of_the_stock_model_on_a_padded_batch(make: Callable[..
         found = module(**module.collate(questions))
         wanted = full_head(module, pad_questions(questions, module.objective.encoder.pad_id or 0))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Bart"])
+def test_a_decoder_past_its_base_model_has_its_own_loss(
+    model_folder: Callable[[str], Path], corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    """OPT's (Galactica's) and BART's models for causal language modelling do not call their `base_model`."""
+    encoder = Encoder(model_folder("decoder"))
+    size = {"hidden_size": 32, "d_model": 32, "num_hidden_layers": 2, "ffn_dim": 64, "decoder_ffn_dim": 64, "num_attention_heads": 4}
+    more = {
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "pad_token_id": 0,
+        "dropout": 0.0,
+        "is_decoder": True,
+    }
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=encoder.tokenizer.get_vocab_size(), max_position_embeddings=64, **size, **more
+    )
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path)
+    shutil.copyfile(model_folder("decoder") / "tokenizer.json", tmp_path / "tokenizer.json")
+    objective = make_objective("causal", encoder, load_config(tmp_path))
+    module = LanguageModel(load_model(tmp_path, "AutoModelForCausalLM").cpu(), objective).eval()
+    examples = divide_long(encode_corpus(read_records(corpus).head(12), encoder, None), 48)
+    questions = [objective.ask(example, i) for i, example in enumerate(examples)]
+    with torch.no_grad():
+        found = module(**module.collate(questions))
+        wanted = full_head(module, pad_questions(questions, 0))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_a_head_that_cannot_be_thinned_is_refused(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder")
+    for hook in module._hooks:
+        hook.remove()
+    with pytest.raises(ConfigError, match="LlamaForCausalLM: its output head does not read what its base model gives"):
+        module(**module.collate([module.objective.ask(examples[0], 0)]))
+
+
+def test_held_out_documents_whose_answers_stand_for_nothing_are_refused(make: Callable[..., Made]) -> None:
+    module, examples = make("decoder")
+    without = [replace(example, residues=np.zeros_like(example.residues)) for example in examples]
+    with pytest.raises(DataError, match="held-out documents have one letter each"):
+        score_language(module, without, 0, "test")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -269,7 +316,7 @@ def test_a_step_is_divided_by_what_all_its_parts_ask_and_never_by_zero(
 def test_held_out_documents_without_anything_to_predict_are_named(make: Callable[..., Made]) -> None:
     module, examples = make("decoder")
     short = replace(examples[0], ids=examples[0].ids[:1], residues=examples[0].residues[:1], special=examples[0].special[:1], name="r7")
-    with pytest.raises(DataError, match="held-out loss: the 2 held-out documents have one token each, such as r7"):
+    with pytest.raises(DataError, match="held-out loss: the 2 held-out documents have one letter each, such as r7"):
         score_language(module, [short, short], 0, "held-out loss")
 
 

@@ -121,6 +121,9 @@ def test_rows_take_the_length_near_the_usual_one_that_documents_fill(lengths: np
 
 def test_rows_have_room_for_other_documents_too() -> None:
     assert best_row_tokens(np.full(1000, 300), 1024, least=1000) == 1200
-    rows = best_row_tokens(np.tile([1000, 600], 500), 1024)
-    assert 1024 < rows <= 2048, "no row length near is full; the fullest is taken"
-    assert PackedOrder(np.tile([1000, 600], 500), rows, 0).fill > PackedOrder(np.tile([1000, 600], 500), 1024, 0).fill
+    assert best_row_tokens(np.full(1000, 1000), 1024, least=1024) == 1024, "not twice as long for two percent"
+
+
+def test_parts_of_longer_documents_are_no_reason_for_another_length() -> None:
+    assert best_row_tokens(np.tile([1024, 421], 500), 1024) == 1024
+    assert best_row_tokens(np.tile([1000, 600], 500), 1024) == 1024, "no length near is clearly fuller"
