@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from biollm.classify.config import CLASS_TASKS
 from biollm.classify.features import CovariateBlock, EmbeddingBlock, Inputs, KmerBlock, PositionalBlock, TrackBlock
@@ -31,7 +32,8 @@ from biollm.embed.reading import GivenTracks
 from biollm.ingest.records.clean import cleaner_of
 from biollm.ingest.records.config import RecordOptions, SmilesOptions
 from biollm.modeling.base import normal_folder
-from biollm.modeling.channels import OTHER_OPERATORS
+from biollm.modeling.channels import OTHER_OPERATORS, check_cytosines, check_track
+from biollm.modeling.tracks import Track
 from biollm.modeling.vocabulary import DomainVocabulary
 
 
@@ -114,12 +116,12 @@ class Predictor:
         if (covariates := self.head.card.covariates) is not None:
             covariates.check(records.table, records.ids, RecordOptions().missing)
         self._check_lengths(sequences, records)
+        self._check_tracks(sequences, records, own_tracks=own_tracks)
         vectors: dict[str, FloatArray] = {}
         for name, embedder in self.embedders.items():
             tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
             found = embedder.embed_counted(sequences, tracks, names=records.ids, show_progress=False, own_tracks=own_tracks)
             vectors[name] = found.vectors.astype(np.float64)
-        self._check_tracks(sequences, records)
         return self.head.features(Inputs(sequences, vectors, records.table))
 
     def output(self, records: Records) -> FloatArray:
@@ -141,23 +143,24 @@ class Predictor:
                     "give sequences of that length, or choose a head that reads any"
                 )
 
-    def _check_tracks(self, sequences: Sequence[str], records: Records) -> None:
-        """Raises DataError naming a record whose tracks, as the head itself reads them, are not one number for each letter."""
-        lengths = pl.Series([len(sequence) for sequence in sequences], dtype=pl.UInt32)
+    def _check_tracks(self, sequences: Sequence[str], records: Records, *, own_tracks: bool) -> None:
+        """Raises DataError naming a record whose tracks, as the head itself reads them, are none of its sequence, or not of the kind that
+        the head was fitted on; or that has tracks for a model that reads none."""
+        if not self.channels and (given := [i for i, tracks in enumerate(records.tracks or []) if tracks is not None]):
+            raise DataError(
+                f"record {records.ids[given[0]]}: has tracks for the model, but no model of this head reads any; leave them out"
+            )
         for block in (block for block in self.head.card.features if isinstance(block, TrackBlock)):
-            for column in (*(TRACK + name for name in block.tracks), *(COVERAGE + name for name in block.with_coverage)):
-                if (values := records.table[column]).dtype == pl.Null:
-                    continue  # no record has any
-                inner = getattr(values.dtype, "inner", None)
-                if inner is None or not (inner.is_numeric() or inner == pl.Null):
-                    raise DataError(f"column {column} holds {values.dtype}; expected lists of numbers; give a Parquet table")
-                found = values.cast(pl.List(pl.Float32)).list.len()
-                if (bad := (found != lengths).fill_null(False).arg_true()).len():
-                    i = bad[0]
-                    raise DataError(
-                        f"record {records.ids[i]}: {column} has {found[i]} values, but the sequence has {lengths[i]} letters; "
-                        "give one for each"
-                    )
+            for name in block.tracks:
+                levels = _lists(records.table, TRACK + name)
+                coverages = _lists(records.table, COVERAGE + name) if name in block.with_coverage else [None] * len(levels)
+                for record, sequence, level, coverage in zip(records.ids, sequences, levels, coverages, strict=True):
+                    if level is None and coverage is None:
+                        continue
+                    track = Track(np.full(len(sequence), np.nan, dtype=np.float32) if level is None else level, coverage)
+                    check_track(name, track, len(sequence), record, is_share=name in block.shares)
+                    if own_tracks and name in block.cytosines:
+                        check_cytosines(name, track, sequence, record)
 
     def _clean(self, records: Records) -> list[str]:
         clean = cleaner_of(self.modality, self.smiles)
@@ -168,6 +171,17 @@ class Predictor:
                 raise DataError(f"record {name}: {problem} (the head reads {self.modality})")
             found.append(cleaned.sequence)
         return found
+
+
+def _lists(table: pl.DataFrame, column: str) -> list[NDArray[np.float32] | None]:
+    """The numbers of each row of a column of lists, NaN for null; None where there is no list."""
+    if (values := table[column]).dtype == pl.Null:  # no record has any
+        return [None] * table.height
+    inner = getattr(values.dtype, "inner", None)
+    if inner is None or not (inner.is_numeric() or inner == pl.Null):
+        raise DataError(f"column {column} holds {values.dtype}; expected lists of numbers; give a Parquet table")
+    lists = values.cast(pl.List(pl.Float32))
+    return [None if row is None else row.fill_null(float("nan")).to_numpy() for row in lists]
 
 
 def as_table(card: HeadCard, ids: Sequence[str], output: FloatArray, answers: BoolArray | None) -> pl.DataFrame:

@@ -73,11 +73,13 @@ class RandomBlock(Section):
 
 
 class TrackBlock(Section):
-    """Tracks summed up over a record."""
+    """Tracks summed up over a record. shares, cytosines: those whose values were all from 0 to 1, or on no A or T, where it was fitted."""
 
     kind: Literal["tracks"] = "tracks"
     tracks: list[str]
     with_coverage: list[str]
+    shares: list[str] = []
+    cytosines: list[str] = []
 
     @property
     def columns(self) -> int:

@@ -25,10 +25,11 @@ from biollm.classify.features import (
 )
 from biollm.classify.metrics import FloatArray, IntArray
 from biollm.classify.rows import BASE, COVARIATES, KMERS, POSITIONAL, RANDOM, TRACKS, RowPlan
+from biollm.classify.tracks import holds_shares, stands_on_cytosines
 from biollm.core.alphabets import Modality
 from biollm.core.job import Job
 from biollm.core.seeding import derive_seed
-from biollm.corpus.columns import COVERAGE
+from biollm.corpus.columns import COVERAGE, TRACK
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,8 @@ def build_tables(job: Job[Config], dataset: Dataset, modality: Modality) -> Tabl
         width = vectors[BASE if BASE in vectors else next(iter(vectors))].shape[1]
         blocks[RANDOM] = RandomBlock(columns=width, seed=derive_seed(job.seed, "classify", "random embeddings"))
         titles[RANDOM] = "random embeddings"
-    if names := dataset.track_names:
-        covered = [name for name in names if COVERAGE + name in dataset.table.columns]
-        blocks[TRACKS], titles[TRACKS] = TrackBlock(tracks=names, with_coverage=covered), "tracks"
+    if dataset.track_names:
+        blocks[TRACKS], titles[TRACKS] = _track_block(job, dataset, modality), "tracks"
     else:
         left_out[TRACKS] = "the corpus has no tracks"
     if job.config.covariates:
@@ -119,6 +119,19 @@ def build_tables(job: Job[Config], dataset: Dataset, modality: Modality) -> Tabl
     inputs = Inputs(dataset.sequences, vectors, dataset.table)
     numbers = {name: compute_block(block, inputs) for name, block in blocks.items() if name != COVARIATES}
     return Tables(blocks, titles, numbers, dataset.table, left_out)
+
+
+def _track_block(job: Job[Config], dataset: Dataset, modality: Modality) -> TrackBlock:
+    """The tracks of the corpus, and what their values are, so that those of new records can be told to be others."""
+    names, table = dataset.track_names, dataset.table
+    computed = {track["name"] for track in job.facts_of("ingest")["tracks"]}
+    measured = [name for name in names if name not in computed]
+    return TrackBlock(
+        tracks=names,
+        with_coverage=[name for name in names if COVERAGE + name in table.columns],
+        shares=[name for name in measured if holds_shares(table[TRACK + name])],
+        cytosines=[name for name in measured if modality == "dna" and stands_on_cytosines(table[TRACK + name], table["sequence"])],
+    )
 
 
 def set_titles(job: Job[Config]) -> dict[str, str]:

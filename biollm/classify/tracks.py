@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from biollm.classify.metrics import FloatArray
 from biollm.corpus.columns import COVERAGE, TRACK
+from biollm.modeling.channels import stands_on
 
 
 def track_features(table: pl.DataFrame, names: list[str]) -> FloatArray:
@@ -34,6 +36,23 @@ def track_feature_names(names: list[str], with_coverage: list[str]) -> list[str]
             found.append(f"{name}: log mean coverage")
         found.append(f"{name}: missing")
     return found
+
+
+def holds_shares(levels: pl.Series) -> bool:
+    """Whether all values of a track lie from 0 to 1. levels: lists of numbers, NaN or null where there is none."""
+    values = _flat(levels.drop_nulls())
+    return bool(((values >= 0) & (values <= 1) | np.isnan(values)).all())
+
+
+def stands_on_cytosines(levels: pl.Series, sequences: pl.Series) -> bool:
+    """Whether no A or T has a value of a track. sequences: as long as the lists of `levels` beside them."""
+    given = levels.is_not_null()
+    return bool(np.isnan(_flat(levels.filter(given))[stands_on("".join(sequences.filter(given)), "AT")]).all())
+
+
+def _flat(lists: pl.Series) -> NDArray[np.float32]:
+    """All numbers of some lists, one behind the other, NaN for null."""
+    return lists.cast(pl.List(pl.Float32)).explode().fill_null(float("nan")).to_numpy()
 
 
 def _mean(lists: pl.Series, known: bool = False) -> FloatArray:

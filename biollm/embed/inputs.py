@@ -129,7 +129,7 @@ def _frame(source: Any, column: str, id_column: str | None) -> pl.DataFrame:
     if isinstance(source, pl.DataFrame):
         frame = source
     elif hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
-        frame = pl.DataFrame({str(name): source[name].to_list() for name in source.columns}, strict=False)
+        frame = pl.DataFrame({str(name): _cells(source[name].to_list()) for name in source.columns}, strict=False)
     else:
         raise ConfigError(
             f"a {type(source).__name__} cannot be embedded; expected a list or Series of strings, the path of a FASTA or Parquet file, "
@@ -139,6 +139,13 @@ def _frame(source: Any, column: str, id_column: str | None) -> pl.DataFrame:
         frame = frame.with_columns(pl.Series(ID_COLUMN, named[ID_COLUMN]))
     _check_columns("the table", frame.columns, column, id_column)
     return frame
+
+
+def _cells(values: list[Any]) -> list[Any]:
+    """The cells of a column of pandas. In one of arrays, as it reads Parquet's lists, a cell without one is None or NaN."""
+    if not any(isinstance(value, np.ndarray) for value in values):
+        return values
+    return [value.tolist() if isinstance(value, np.ndarray) else value if isinstance(value, list) else None for value in values]
 
 
 def _check_columns(where: str, names: Sequence[str], column: str, id_column: str | None) -> None:

@@ -49,32 +49,47 @@ class Channel(BaseModel):
 
     def check(self, track: Track, length: int, record: str) -> None:
         """Raises DataError naming record and channel if the track cannot be that of the record's sequence."""
-        where = f"record {record}: track '{self.name}'"
-        for what, values in (("values", track.level), ("coverages", track.coverage)):
-            if values is None:
-                continue
-            if values.ndim != 1 or len(values) != length:
-                shape = len(values) if values.ndim == 1 else f"an array of shape {values.shape} as"
-                raise DataError(
-                    f"{where} has {shape} {what}, but the sequence has {length} residues; give one for each, NaN where there is none "
-                    "(is it the track of another window or build?)"
-                )
-        low, high = _extremes(track.level)
-        if low == -np.inf or high == np.inf:
-            place = np.flatnonzero(np.isinf(track.level))[0]
-            raise DataError(f"{where} is infinite at position {place + 1}; expected numbers, or NaN where there is no value")
-        if self.is_share and (low < -_ROUNDING or high > 1 + _ROUNDING):
-            place = np.flatnonzero((track.level < -_ROUNDING) | (track.level > 1 + _ROUNDING))[0]
+        check_track(self.name, track, length, record, is_share=self.is_share)
+
+
+def check_track(name: str, track: Track, length: int, record: str, *, is_share: bool) -> None:
+    """Raises DataError naming record and track if it is not a finite number or NaN for each residue, or no share where it is to be one."""
+    where = f"record {record}: track '{name}'"
+    for what, values in (("values", track.level), ("coverages", track.coverage)):
+        if values is None:
+            continue
+        if values.ndim != 1 or len(values) != length:
+            shape = len(values) if values.ndim == 1 else f"an array of shape {values.shape} as"
             raise DataError(
-                f"{where} is {track.level[place]:.7g} at position {place + 1}; this channel holds shares from 0 to 1 (divide percent by "
-                "100)"
+                f"{where} has {shape} {what}, but the sequence has {length} residues; give one for each, NaN where there is none "
+                "(is it the track of another window or build?)"
             )
-        if track.coverage is None:
-            return
-        low, high = _extremes(track.coverage)
-        if low < 0 or high == np.inf:
-            place = np.flatnonzero((track.coverage < 0) | np.isinf(track.coverage))[0]
-            raise DataError(f"{where} has coverage {track.coverage[place]:g} at position {place + 1}; expected 0 or more")
+    low, high = _extremes(track.level)
+    if low == -np.inf or high == np.inf:
+        place = np.flatnonzero(np.isinf(track.level))[0]
+        raise DataError(f"{where} is infinite at position {place + 1}; expected numbers, or NaN where there is no value")
+    if is_share and (low < -_ROUNDING or high > 1 + _ROUNDING):
+        place = np.flatnonzero((track.level < -_ROUNDING) | (track.level > 1 + _ROUNDING))[0]
+        raise DataError(
+            f"{where} is {track.level[place]:.7g} at position {place + 1}; it holds shares from 0 to 1 where it was trained (divide "
+            "percent by 100)"
+        )
+    if track.coverage is None:
+        return
+    low, high = _extremes(track.coverage)
+    if low < 0 or high == np.inf:
+        place = np.flatnonzero((track.coverage < 0) | np.isinf(track.coverage))[0]
+        raise DataError(f"{where} has coverage {track.coverage[place]:g} at position {place + 1}; expected 0 or more")
+
+
+def check_cytosines(name: str, track: Track, sequence: str, record: str) -> None:
+    """Raises DataError naming record and track if a value of a cytosine stands on A or T: a track of another window or build."""
+    level, elsewhere = track.level, stands_on(sequence, "ATU")
+    if level.shape == elsewhere.shape and (wrong := np.flatnonzero(elsewhere & ~np.isnan(level))).size:  # other shapes: check_track
+        raise DataError(
+            f"record {record}: track '{name}' has a value at position {wrong[0] + 1}, on {sequence[wrong[0]]}; it holds values of "
+            "cytosines, on C or (the other strand's) G (is it the track of another window or build?)"
+        )
 
 
 def _extremes(values: NDArray[np.floating]) -> tuple[np.floating, np.floating]:
@@ -157,17 +172,10 @@ class FusionSpec(BaseModel):
                 )
 
     def check_places(self, sequence: str, tracks: RecordTracks, record: str) -> None:
-        """Raises DataError naming record and channel if a value of a cytosine stands on A or T: a track of another window or build.
-
-        tracks: those that belong to the sequence; a control may well give a model others.
-        """
-        for channel in (channel for channel in self.channels if channel.cytosines and channel.name in tracks):
-            level, elsewhere = tracks[channel.name].level, stands_on(sequence, "ATU")
-            if len(level) == len(elsewhere) and (wrong := np.flatnonzero(elsewhere & ~np.isnan(level))).size:
-                raise DataError(
-                    f"record {record}: track '{channel.name}' has a value at position {wrong[0] + 1}, on {sequence[wrong[0]]}; this "
-                    "channel holds values of cytosines, on C or (the other strand's) G (is it the track of another window or build?)"
-                )
+        """Raises as `check_cytosines` does. tracks: those that belong to the sequence; a control may well give a model others."""
+        for channel in self.channels:
+            if channel.cytosines and channel.name in tracks:
+                check_cytosines(channel.name, tracks[channel.name], sequence, record)
 
     def over_tokens(
         self, sequence: str, tracks: RecordTracks | None, residues_per_token: IntArray, record: str = "?"

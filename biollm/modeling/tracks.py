@@ -65,7 +65,7 @@ def as_numbers(values: ArrayLike, what: str) -> FloatArray:
         if isinstance(values, np.ma.MaskedArray):
             return np.asarray(np.ma.filled(values.astype(np.float32), np.nan))
         return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what} holds what is no number ({str(values)[:40]}); expected numbers, or NaN where there is no value") from None
 
 

@@ -23,7 +23,8 @@ def fusion(facts: Facts) -> Section | None:
     if found is None:
         return None
     tables = [_channel(facts, found), *_operators(facts, found), *_ablation(facts), *_distances(facts)]
-    prose = ["Tracks enter through an operator that starts at zero effect, so that training begins from exactly the base model."]
+    new = "Tracks enter through an operator that starts at zero effect, so that training begins from exactly the base model."
+    prose = ["Tracks enter through the operator of the base model, which reads them already." if found.get("of_base") else new]
     figures = [*_norms(facts), *_distance_plots(facts)]
     return Section("fusion", "The fused channel", [*prose, *_answers(facts)], figures=figures, tables=tables)
 
@@ -91,12 +92,11 @@ def _distances(facts: Facts) -> list[Table]:
 
 
 def _channel(facts: Facts, found: Facts) -> Table:
-    difference = found["step0_max_difference"]
-    rows = [
-        Row(["operator", found["operator"]]),
-        Row(["channels", ", ".join(found["channels"])]),
-        Row(["largest difference from the base model at step 0", f"{difference:g}" + (" (bit-equal)" if difference == 0 else "")]),
-    ]
+    rows = [Row(["operator", found["operator"]]), Row(["channels", ", ".join(found["channels"])])]
+    if not found.get("of_base"):
+        difference = found["step0_max_difference"]
+        told = f"{difference:g}" + (" (bit-equal)" if difference == 0 else "")
+        rows.append(Row(["largest difference from the base model at step 0", told]))
     columns = [Column("", False), Column("value", False)]
     return Table("Per-base tracks as an input of the model", columns, rows, [source_of(facts, "expand")])
 

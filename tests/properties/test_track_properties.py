@@ -137,7 +137,7 @@ def test_what_a_masked_array_hides_is_missing_and_what_is_no_number_refused(fusi
 def test_a_share_may_be_one_by_rounding(fusion_spec: Callable[..., FusionSpec]) -> None:
     spec = fusion_spec("CG")
     spec.check({"CG": Track(np.float32([1.000001, -1e-6]))}, 2, "r")
-    with pytest.raises(DataError, match=r"record r: track 'CG' is 1\.0001 at position 1; this channel holds shares"):
+    with pytest.raises(DataError, match=r"record r: track 'CG' is 1\.0001 at position 1; it holds shares"):
         spec.check({"CG": Track(np.float32([1.0001, 0]))}, 2, "r")
 
 

@@ -231,7 +231,7 @@ def test_bad_input_is_named_and_leaves_no_file(classified: Run, tmp_path: Path) 
     refuse(DataError, r"column track_cpg holds Float64; expected lists of numbers", "tracks_logistic", table)
     other = tmp_path / "short.parquet"
     pl.DataFrame({"id": ["a", "b"], "sequence": ["ACGT", "ACGT"], "track_cpg": [[0.5] * 4, [0.5] * 3]}).write_parquet(other)
-    refuse(DataError, r"record b: track_cpg has 3 values, but the sequence has 4 letters", "tracks_logistic", other)
+    refuse(DataError, r"record b: track 'cpg' has 3 values, but the sequence has 4 residues", "tracks_logistic", other)
 
 
 def test_columns_that_the_head_does_not_read_may_hold_anything(classified: Run, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ GOOD = np.float32([0.5, np.nan, 0.25])
         ),
         (
             {"CG": Track(np.float32([0, 55, 1])), "signal": Track(GOOD)},
-            "track 'CG' is 55 at position 2; this channel holds shares",
+            "track 'CG' is 55 at position 2; it holds shares",
         ),
         (
             {"CG": Track(GOOD, np.float32([1, -1, 1])), "signal": Track(GOOD)},

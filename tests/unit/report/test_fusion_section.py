@@ -66,3 +66,12 @@ def test_without_scores_whether_tracks_help_is_said_to_be_unknown() -> None:
     section = fusion(_facts())
     assert section is not None
     assert section.prose[1:] == ["No head was scored, so whether the tracks help is not known."]
+
+
+def test_the_fusion_of_a_base_claims_no_start_at_zero_effect() -> None:
+    facts = _facts()
+    facts["stages"]["expand"]["facts"] = {"fusion": {"operator": "add", "channels": ["CG"], "of_base": True}}
+    section = fusion(facts)
+    assert section is not None
+    assert section.prose[0] == "Tracks enter through the operator of the base model, which reads them already."
+    assert [row.cells[0] for row in section.tables[0].rows] == ["operator", "channels"]

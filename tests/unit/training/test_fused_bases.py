@@ -55,7 +55,7 @@ def test_values_of_cytosines_on_other_letters_are_refused(measured: Run) -> None
     embedder = Embedder(folder, input="sequence")
     embedder.embed([sequence], [{"mC": track}], names=[name])
     shifted = {"mC": Track(np.roll(track.level, 1), None if track.coverage is None else np.roll(track.coverage, 1))}
-    with pytest.raises(DataError, match=rf"record {name}: track 'mC' has a value at position \d+, on [AT]; this channel holds"):
+    with pytest.raises(DataError, match=rf"record {name}: track 'mC' has a value at position \d+, on [AT]; it holds values of cytosines"):
         embedder.embed([sequence], [shifted], names=[name])
     assert np.isfinite(embedder.embed_counted([sequence], [shifted]).vectors).all()
     with torch.no_grad():
