@@ -22,7 +22,6 @@ from scipy.special import logit
 
 from biollm.classify.metrics import FloatArray, IntArray
 from biollm.classify.saved import HeadCard
-from biollm.core.alphabets import ALPHABETS
 from biollm.core.errors import ConfigError, DataError, storage_error
 from biollm.core.files import sync, write_text_atomic
 from biollm.core.pictures import LETTER_PIXELS, SUBSTITUTIONS, substitution_map
@@ -105,7 +104,7 @@ def scan(
     outside of the sequence.
     """
     letters = _letters(predictor)
-    whole = ALPHABETS[predictor.modality].read(sequence.strip())
+    (whole,) = predictor.clean(Records.of([sequence], [name]))  # of a protein without the stop at its end
     end = len(whole) if end is None else end
     if not 0 <= start < end <= len(whole):
         raise DataError(

@@ -33,7 +33,7 @@ from biollm.ingest.records.clean import cleaner_of
 from biollm.ingest.records.config import RecordOptions, SmilesOptions
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import OTHER_OPERATORS, check_cytosines, check_track
-from biollm.modeling.tracks import Track
+from biollm.modeling.tracks import Track, compute_track
 from biollm.modeling.vocabulary import DomainVocabulary
 
 
@@ -104,7 +104,7 @@ class Predictor:
         found = [TRACK + name for name in self.channels]
         for block in self.head.card.features:
             if isinstance(block, TrackBlock):
-                found += [TRACK + name for name in block.tracks] + [COVERAGE + name for name in block.with_coverage]
+                found += [TRACK + name for name in block.measured] + [COVERAGE + name for name in block.with_coverage]
             elif isinstance(block, CovariateBlock):
                 found += block.covariates
         return list(dict.fromkeys(found))
@@ -112,7 +112,7 @@ class Predictor:
     def features(self, records: Records, *, own_tracks: bool = True) -> FloatArray:
         """(n, columns) what the head reads of some records. own_tracks: whether the tracks are those of these sequences, not of others that
         they were made from. Raises DataError naming a record that cannot be read."""
-        sequences = self._clean(records)
+        sequences = self.clean(records)
         if (covariates := self.head.card.covariates) is not None:
             covariates.check(records.table, records.ids, RecordOptions().missing)
         self._check_lengths(sequences, records)
@@ -122,7 +122,7 @@ class Predictor:
             tracks = records.tracks if self.channels and embedder.settings.tracks == "auto" else None
             found = embedder.embed_counted(sequences, tracks, names=records.ids, show_progress=False, own_tracks=own_tracks)
             vectors[name] = found.vectors.astype(np.float64)
-        return self.head.features(Inputs(sequences, vectors, records.table))
+        return self.head.features(Inputs(sequences, vectors, self._with_computed(records.table, sequences)))
 
     def output(self, records: Records) -> FloatArray:
         """(n,) probability of the second of two classes, quantity or rank score; (n, C) probabilities of classes or labels."""
@@ -151,7 +151,7 @@ class Predictor:
                 f"record {records.ids[given[0]]}: has tracks for the model, but no model of this head reads any; leave them out"
             )
         for block in (block for block in self.head.card.features if isinstance(block, TrackBlock)):
-            for name in block.tracks:
+            for name in block.measured:
                 levels = _lists(records.table, TRACK + name)
                 coverages = _lists(records.table, COVERAGE + name) if name in block.with_coverage else [None] * len(levels)
                 for record, sequence, level, coverage in zip(records.ids, sequences, levels, coverages, strict=True):
@@ -162,7 +162,17 @@ class Predictor:
                     if own_tracks and name in block.cytosines:
                         check_cytosines(name, track, sequence, record)
 
-    def _clean(self, records: Records) -> list[str]:
+    def _with_computed(self, table: pl.DataFrame, sequences: Sequence[str]) -> pl.DataFrame:
+        """A table with the tracks that the head reads and that follow from the sequences, whatever stood there."""
+        blocks = [block for block in self.head.card.features if isinstance(block, TrackBlock)]
+        return table.with_columns(
+            pl.Series(TRACK + track.name, [compute_track(track, sequence) for sequence in sequences], pl.List(pl.Float32))
+            for block in blocks
+            for track in block.computed
+        )
+
+    def clean(self, records: Records) -> list[str]:
+        """The sequences as the head reads them. Raises DataError naming a record that cannot be read."""
         clean = cleaner_of(self.modality, self.smiles)
         found = []
         for name, raw in zip(records.ids, records.sequences, strict=True):

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 from biollm.core import pictures
-from biollm.core.errors import ConfigError, DataError
+from biollm.core.errors import ConfigError, DataError, storage_error
 from biollm.core.files import write_json, write_text_atomic
 from biollm.embed.vectors import Records, Vectors
 from biollm.modeling.encoding import IntArray
@@ -37,17 +37,20 @@ class AttentionMap:
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write attention.json and attention.html into a folder; the page needs no network. Gives their paths.
 
-        Raises DataError for a map too large for a page, naming what to do.
+        Raises DataError for a map too large for a page, naming what to do; ResourceError if the file system refuses a write.
         """
         if self.weights.size > _MOST_CELLS:
             raise DataError(
                 f"{len(self.labels)} tokens, {len(self.layers)} layers and {len(self.heads)} heads are {self.weights.size} cells, and a "
                 f"page holds {_MOST_CELLS}; choose a layer or a head, or a shorter sequence"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         data, page = folder / "attention.json", folder / "attention.html"
-        write_json(data, self.as_json())
-        write_text_atomic(page, _html(self.chart()))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(data, self.as_json())
+            write_text_atomic(page, _html(self.chart()))
+        except OSError as error:
+            raise storage_error(error, folder) or error from None
         return data, page
 
     def as_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from biollm.classify.baselines import kmer_frequencies
 from biollm.classify.calibration import Calibrator, Steps
 from biollm.classify.config import HeadName
 from biollm.classify.covariates import fit_covariates
-from biollm.classify.features import EmbeddingBlock, KmerBlock
+from biollm.classify.features import EmbeddingBlock, KmerBlock, TrackBlock
 from biollm.classify.fitting import FittedHead, Method, fit_head
 from biollm.classify.models import Examples
 from biollm.classify.saved import HeadCard, _is_model, canonical_smiles, results_folder, save_head
@@ -206,7 +206,6 @@ def test_bad_input_is_named_and_leaves_no_file(classified: Run, tmp_path: Path) 
     fasta = tmp_path / "new.fa"
     fasta.write_text(">fine\nACGTACGTACGTACGT\n>odd\nACGTJACGT\n")
     refuse(DataError, r"record odd: holds 'J' at position 5; dna may hold", "expand_logistic", fasta, rows=1)
-    refuse(DataError, r"sequences only, but the head reads track_cpg too; give a Parquet", "tracks_logistic", fasta)
     fasta.write_text(">short\nACGTACGTACGTACGT\n")
     refuse(DataError, r"1 records are not 64 letters long: short; the head reads letters by position", "positional_logistic", fasta)
     refuse(ResourceError, r"none.fa: no such file", "expand_logistic", tmp_path / "none.fa")
@@ -227,11 +226,78 @@ def test_bad_input_is_named_and_leaves_no_file(classified: Run, tmp_path: Path) 
     (tmp_path / "folder.csv").mkdir()
     refuse(ConfigError, r"folder.csv: is a folder; give the name of a file", "kmers_logistic", table, out=tmp_path / "folder.csv")
     refuse(ResourceError, r"cannot write: a file is in the place", "kmers_logistic", table, out=table / "p.csv")
-    table.write_text("id,sequence,track_cpg\na,ACGT,0.5\n")
-    refuse(DataError, r"column track_cpg holds Float64; expected lists of numbers", "tracks_logistic", table)
-    other = tmp_path / "short.parquet"
-    pl.DataFrame({"id": ["a", "b"], "sequence": ["ACGT", "ACGT"], "track_cpg": [[0.5] * 4, [0.5] * 3]}).write_parquet(other)
-    refuse(DataError, r"record b: track 'cpg' has 3 values, but the sequence has 4 residues", "tracks_logistic", other)
+
+
+@pytest.fixture(scope="module")
+def of_tracks(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A head of measured tracks: shares, with coverage, on cytosines."""
+    folder, rows = tmp_path_factory.mktemp("head"), np.arange(80)
+    features = np.random.default_rng(0).normal(size=(80, 4))
+    fitted = fit_head(
+        Method("logistic"), Examples(features, Targets("binary", ("no", "yes"), rows % 2.0)), [(rows[:60], rows[60:])], False, rows
+    )
+    block = TrackBlock(tracks=["mC"], with_coverage=["mC"], shares=["mC"], cytosines=["mC"])
+    card = {"row": "tracks", "title": "tracks", "labels": ["y"], "features": [block], "covariates": None, "pca": None}
+    save_head(folder / "head", fitted, card | {"fitted_on": "few", "measures": {}, "seed": 0})
+    return Predictor.open(folder / "head", modality="dna")
+
+
+@pytest.mark.parametrize(
+    ("levels", "coverages", "message"),
+    [
+        ([None, 50.0, None, None], [None, 9.0, None, None], r"record b: track 'mC' is 50 at position 2; it holds shares from 0 to 1"),
+        ([0.5, None, None, None], [9.0, None, None, None], r"record b: track 'mC' has a value at position 1, on A; it holds values of cyt"),
+        ([None, float("inf"), None, None], [9.0] * 4, r"record b: track 'mC' is infinite at position 2"),
+        ([None, 0.5, None, None], [-1.0] * 4, r"record b: track 'mC' has coverage -1 at position 1; expected 0 or more"),
+        ([None, 0.5, None], [9.0] * 3, r"record b: track 'mC' has 3 values, but the sequence has 4 residues"),
+        (None, [float("inf")] * 4, r"record b: track 'mC' has coverage inf at position 1"),
+    ],
+    ids=["percent", "shifted", "infinite", "coverage", "short", "no levels"],
+)
+def test_tracks_that_a_head_reads_itself_are_checked_as_a_model_checks_them(
+    of_tracks: Predictor, tmp_path: Path, levels: list[float | None] | None, coverages: list[float | None], message: str
+) -> None:
+    good: list[list[float | None] | None] = [[None, 0.25, 1.0, None]]
+    columns = {
+        "id": ["a", "b"],
+        "sequence": ["ACGT", "ACGT"],
+        "track_mC": [*good, levels],
+        "coverage_mC": [[None, 4.0, 4.0, None], coverages],
+    }
+    source = PredictJob(tmp_path / "new.parquet", tmp_path / "p.csv")
+    pl.DataFrame(columns).write_parquet(source.source)
+    with pytest.raises(DataError, match=message):
+        predict_file(of_tracks, source)
+    assert not source.out.exists()
+    pl.DataFrame(columns)[:1].write_parquet(source.source)
+    assert predict_file(of_tracks, source) == 1
+
+
+def test_tracks_that_no_sequence_tells_have_to_come_in_lists(of_tracks: Predictor, tmp_path: Path) -> None:
+    table = tmp_path / "new.csv"
+    table.write_text("id,sequence,track_mC,coverage_mC\na,ACGT,0.5,1\n")
+    with pytest.raises(DataError, match="column track_mC holds Float64; expected lists of numbers"):
+        predict_file(of_tracks, PredictJob(table, tmp_path / "p.csv"))
+    fasta = tmp_path / "new.fa"
+    fasta.write_text(">a\nACGT\n")
+    with pytest.raises(DataError, match="sequences only, but the head reads track_mC, coverage_mC too; give a Parquet table"):
+        predict_file(of_tracks, PredictJob(fasta, tmp_path / "p.csv"))
+
+
+def test_tracks_for_a_model_that_reads_none_are_refused(classified: Run) -> None:
+    predictor = _open(classified, "kmers_logistic")
+    with pytest.raises(DataError, match="record a: has tracks for the model, but no model of this head reads any"):
+        predictor.output(replace(Records.of(["ACGTACGT"], ["a"]), tracks=[{"CG": np.zeros(8)}]))
+
+
+@pytest.mark.parametrize("row", ["tracks_logistic", "expand_tracks_logistic"])
+def test_tracks_that_follow_from_the_sequence_are_computed_for_a_fasta(
+    classified: Run, row: str, tmp_path: Path, fasta_text: Callable[..., str]
+) -> None:
+    fasta, expected = tmp_path / "new.fa", _of_stage(classified, row)
+    fasta.write_text(fasta_text(dict(_corpus(classified).select("id", "sequence").iter_rows())))
+    predict_file(_open(classified, row), PredictJob(fasta, tmp_path / "p.parquet"))
+    _agree(_scores(tmp_path / "p.parquet"), expected)
 
 
 def test_columns_that_the_head_does_not_read_may_hold_anything(classified: Run, tmp_path: Path) -> None:
