@@ -17,7 +17,7 @@ from biollm.corpus.columns import COVERAGE
 from biollm.embed.attention import AttentionMap, attention_map
 from biollm.embed.config import Config
 from biollm.embed.engine import Engine
-from biollm.embed.inputs import COLUMN, gather, is_fasta, is_list, is_series
+from biollm.embed.inputs import COLUMN, gather, is_fasta, is_list, is_series, track_columns
 from biollm.embed.reading import GivenTracks, check_list, check_strands, check_tracks, other_strand, turned
 from biollm.embed.settings import InputKind, LayerPooling, PoolingName, Precision, Settings, Strands, TracksMode
 from biollm.embed.vectors import Records, Vectors
@@ -177,6 +177,7 @@ class Embedder:
         if is_series(source):
             source = source.to_list()
         if not is_list(source):
+            self.tell_unread(track_columns(source))
             found = gather(source, column=column, id_column=id_column, channels=self.measured_tracks if tracks is None else [])
             kind = "sequence" if kind == "auto" and is_fasta(source) else kind
             source, names, tracks = found.texts, names or found.ids, tracks if tracks is not None else found.tracks
@@ -297,6 +298,13 @@ class Embedder:
                 f"embed: the tracks {listed(bare)} come without coverage, which this model was trained with, so it is told none; "
                 f"give Track(level, coverage) (in a table: columns {COVERAGE}<channel>)"
             )
+
+    def tell_unread(self, tracks: Sequence[str]) -> None:
+        """Say which tracks of a table this model does not read."""
+        computed = [channel.name for channel in self.fusion.channels if channel.computed is not None] if self.fusion else []
+        if self.settings.tracks == "auto" and (unread := [name for name in tracks if name not in (*self.measured_tracks, *computed)]):
+            reads = f"it was trained with {listed(self.measured_tracks)}" if self.measured_tracks else "it reads none"
+            say(f"embed: the model does not read the tracks {listed(unread)} of this table; {reads}")
 
     def _other_strand(self, records: Records) -> Records:
         turned_texts = other_strand(self._engine.encoder, records.texts, records.names, records.tokens)

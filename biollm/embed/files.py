@@ -23,7 +23,7 @@ from biollm.core.files import files_below, read_sidecar, sha256_file, sha256_jso
 from biollm.core.progress import progress, say
 from biollm.core.resources import digest_folder, model_folder
 from biollm.embed.embedder import Embedder
-from biollm.embed.inputs import Batch, is_fasta, read_batches
+from biollm.embed.inputs import Batch, is_fasta, read_batches, track_columns
 from biollm.embed.output import EmbeddingWriter
 from biollm.embed.settings import Settings
 from biollm.modeling.vocabulary import DomainVocabulary
@@ -88,6 +88,7 @@ def _embed(job: FileJob) -> Made:
         return before
     done = _whole_parts(job.out, job.rows_per_part, None) if before is not None else 0
     embedder = Embedder(job.model, **dict(job.settings))
+    embedder.tell_unread(track_columns(job.source))
     fidelity = vars(embedder.fidelity) if embedder.fidelity else None
     made = Made(made_from=made_from, dimension=embedder.dimension, versions=package_versions(), fidelity=fidelity)
     write_json(job.out / MANIFEST, made.model_dump())

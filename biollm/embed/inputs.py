@@ -78,6 +78,20 @@ def is_fasta(source: Any) -> bool:
     return isinstance(source, (str, Path)) and not Path(source).is_dir() and suffix_of(Path(source)) not in _PARQUET
 
 
+def track_columns(source: Any) -> list[str]:
+    """The tracks that a table or a Parquet file brings, by name; none of what cannot be read."""
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        part = next(iter(sorted(path.glob("*.parquet"))), path) if path.is_dir() else path
+        try:
+            names = [] if is_fasta(path) else pq.read_schema(part).names
+        except (OSError, ValueError):
+            names = []  # told by who reads it
+    else:
+        names = [str(name) for name in getattr(getattr(source, "obs", source), "columns", [])]
+    return [name.removeprefix(TRACK) for name in names if name.startswith(TRACK)]
+
+
 def _read_file(path: Path, rows: int, column: str, id_column: str | None, channels: Sequence[str], skip: int) -> Iterator[Batch]:
     if not path.exists():
         raise ResourceError(f"{path}: no such file; give a FASTA or Parquet file")

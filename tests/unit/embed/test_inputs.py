@@ -102,6 +102,37 @@ def test_tracks_that_are_no_numbers_are_refused_by_record(measured: Path, sequen
         Embedder(measured).embed(sequences[:1], [{"meth": "hello"}])
 
 
+def test_tracks_that_a_model_does_not_read_are_named(
+    merged: Path, measured: Path, tmp_path: Path, sequences: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    levels = [[0.5] * len(sequence) for sequence in sequences]
+    table = pl.DataFrame({"sequence": sequences, "track_ATAC": levels, "track_meth": levels})
+    Embedder(merged).embed(table)
+    assert "does not read the tracks ATAC, meth of this table; it reads none" in capsys.readouterr().err
+    Embedder(measured).embed(table)
+    assert "does not read the tracks ATAC of this table; it was trained with meth" in capsys.readouterr().err
+    Embedder(measured, tracks="off").embed(table)
+    assert "does not read" not in capsys.readouterr().err
+    table.write_parquet(tmp_path / "table.parquet")
+    Embedder(merged).embed(tmp_path / "table.parquet")
+    assert "does not read the tracks ATAC, meth" in capsys.readouterr().err
+
+
+def test_a_frame_of_pandas_may_hold_records_without_tracks(measured: Path, sequences: list[str]) -> None:
+    levels = [np.full(len(sequence), 0.5) for sequence in sequences]
+    for missing in (None, float("nan")):
+        frame = pd.DataFrame({"sequence": sequences, "track_meth": [levels[0], missing, *levels[2:]]})
+        found = Embedder(measured).embed(frame)
+        expected = Embedder(measured).embed(sequences, [{"meth": levels[0]}, None, *({"meth": each} for each in levels[2:])])
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("level", [0.5, None, [[0.5]] * 3])
+def test_a_track_of_another_shape_is_named(measured: Path, level: Any) -> None:
+    with pytest.raises(DataError, match=r"record .*: track 'meth' has an array of shape .* as values, but the sequence has"):
+        Embedder(measured).embed(["ACGTACGTACGTACGTACGT"], [{"meth": level}])
+
+
 def test_another_column_is_asked_for_by_name(sequences: list[str]) -> None:
     table = pl.DataFrame({"name": ["x"], "dna": [sequences[0]]})
     assert gather(table, column="dna", id_column="name").ids == ["x"]
