@@ -40,7 +40,8 @@ class Kept:
 @dataclass(frozen=True)
 class Outcome:
     """What a row says. output: (n,) or (n, C) over all labelled records, NaN where none was asked for. validation: the mean score on the
-    rows that settings were chosen on; of folds these are train rows, which other folds score."""
+    rows that settings were chosen on; of folds these are train rows, which other folds score. choice: the settings of `kept`, which
+    with folds is fitted on all records and is not what was scored; the scored heads are in of_fold."""
 
     output: FloatArray
     validation: float

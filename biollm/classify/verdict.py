@@ -77,43 +77,49 @@ def _adaptation(comparison: Comparison) -> str:
 
 def _against_baselines(comparison: Comparison) -> str:
     row, reference, difference = _scored(comparison.row), _scored(comparison.reference), comparison.difference
+    # The score table may hold rows with a better score on the scored records, which decide nothing.
+    best = f"{row}, the adapted row that was best {'on inner folds' if comparison.row.folds else 'in validation'},"
     match _outcome(difference):
         case "better":
-            claim = f"{row}, the best adapted row, beats the best baseline, {reference}, by"
+            claim = f"{best} beats the baseline that was best there, {reference}, by"
         case "worse":
-            claim = f"the baseline {reference} still beats the best adapted row, {row}, by"
+            claim = f"the baseline {reference} still beats {best} by"
         case _:
-            claim = f"{row}, the best adapted row, is not clearly apart from the best baseline, {reference}:"
+            claim = f"{best} is not clearly apart from the baseline that was best there, {reference}:"
     return f"{claim} {_size(difference)}"
 
 
 def _single(comparison: Comparison) -> str:
-    """The best adapted row against one source alone."""
+    """The best adapted row against one source alone: a sentence of its own, after one that may have ended with a baseline."""
     reference = _scored(comparison.reference)
     match _outcome(comparison.difference):
         case "better":
-            claim = f"It beats {reference} by"
+            claim = f"The best adapted row beats {reference} by"
         case "worse":
-            claim = f"It falls short of {reference} by"
+            claim = f"The best adapted row falls short of {reference} by"
         case _:
-            claim = f"It is not clearly apart from {reference}:"
+            claim = f"The best adapted row is not clearly apart from {reference}:"
     return f"{claim} {_size(comparison.difference)}"
 
 
 def _scored(row: ScoredRow) -> str:
-    return f"{row.plan.title} ({row.score:.3f})"
+    return f"{row.plan.title} ({_plain(row.score)})"
 
 
 def _size(difference: Difference) -> str:
     """A difference and its interval. Where the words say which side is better, without sign."""
     match _outcome(difference):
         case "better":
-            return f"{difference.value:.3f} (95 % interval {difference.low:.3f} to {difference.high:.3f})"
+            return f"{_plain(difference.value)} (95 % interval {_plain(difference.low)} to {_plain(difference.high)})"
         case "worse":
-            return f"{-difference.value:.3f} (95 % interval {-difference.high:.3f} to {-difference.low:.3f})"
+            return f"{_plain(-difference.value)} (95 % interval {_plain(-difference.high)} to {_plain(-difference.low)})"
         case _:
             low, high = _signed(difference.low), _signed(difference.high)
             return f"{_signed(difference.value)} (95 % interval {low} to {high}, which includes zero)"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _signed(value: float) -> str:

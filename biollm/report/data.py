@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from biollm.report.content import Column, Row, Section, Source, Table
-from biollm.report.facts import Facts, facts_of, source_of, two_classes
+from biollm.report.facts import Facts, facts_of, is_given, source_of, two_classes
 from biollm.report.numbers import MISSING, count, duration
 
 _DROP_REASONS = {"near_another_split": "too near to a record of another split"}
 _SPLITS = ("train", "validation", "test")
+_SHOWN_FOLDS = 30  # leave-one-group-out has as many as there are groups
 
 
 def data(facts: Facts) -> Section | None:
@@ -17,8 +18,9 @@ def data(facts: Facts) -> Section | None:
         return None
     source = source_of(facts, "ingest")
     dropped = [Row([_DROP_REASONS.get(reason, reason.replace("_", " ")), count(number)]) for reason, number in ingest["dropped"].items()]
+    in_folds = facts["scores"] is not None and not is_given(facts)
     tables = [
-        _splits(facts, ingest),
+        _folds(facts) if in_folds else _splits(facts, ingest),
         _origins(ingest, source),
         Table("Dropped records", [Column("reason", False), Column("records")], dropped or [Row(["none", count(0)])], [source]),
     ]
@@ -29,9 +31,8 @@ def data(facts: Facts) -> Section | None:
             for track in ingest["site_tracks"]
         ]
         tables.append(Table("Measured tracks", columns, rows, [source]))
-    return Section(
-        "data", "The data", ["Splits are disjoint by group. Every record that was left out is counted with its reason."], tables=tables
-    )
+    disjoint = f"Folds are disjoint by '{facts['scores']['scheme']['by']}'." if in_folds else "Splits are disjoint by group."
+    return Section("data", "The data", [f"{disjoint} Every record that was left out is counted with its reason."], tables=tables)
 
 
 def _splits(facts: Facts, ingest: Facts) -> Table:
@@ -53,10 +54,30 @@ def _splits(facts: Facts, ingest: Facts) -> Table:
         )
         for name in _SPLITS
     ]
-    named = two_classes(facts)
-    positive = facts["scores"]["label"] + (f" = {named[0]}" if named else "")
-    columns = [Column("split", False), Column("records"), *([Column(positive)] if yes_no else []), Column("groups")]
+    columns = [Column("split", False), Column("records"), *([Column(_positive(facts))] if yes_no else []), Column("groups")]
     return Table("Records per split", columns, rows, [source_of(facts, "ingest"), source_of(facts, "classify")])
+
+
+def _folds(facts: Facts) -> Table:
+    """The sizes of the folds that scores are of, whose records are those that have the label."""
+    folds = facts["scores"]["scheme"]["folds"]
+    shown, others = folds[:_SHOWN_FOLDS], folds[_SHOWN_FOLDS:]
+    scored = ["records", "positives"] if all("positives" in fold for fold in folds) else ["records"]
+    rows = [
+        Row([fold["name"], count(fold["train_records"]), *(count(fold[name]) for name in scored), count(fold["groups"])]) for fold in shown
+    ]
+    if others:
+        sums = [count(sum(fold[name] for fold in others)) for name in scored]
+        rows.append(Row([f"{count(len(others))} more folds, in report.json", MISSING, *sums, MISSING]))
+    positive = [Column(_positive(facts))] if len(scored) > 1 else []
+    columns = [Column("fold", False), Column("fitted on"), Column("scored"), *positive, Column("groups scored")]
+    return Table("Records per fold", columns, rows, [source_of(facts, "classify")])
+
+
+def _positive(facts: Facts) -> str:
+    """What a record counts as positive for."""
+    named = two_classes(facts)
+    return str(facts["scores"]["label"]) + (f" = {named[0]}" if named else "")
 
 
 def _origins(ingest: Facts, source: Source) -> Table:

@@ -86,6 +86,16 @@ def domain_of(facts: Facts) -> str:
     return str(tokenizer.get("modality", "the domain"))
 
 
+def judged_by(facts: Facts) -> str | None:
+    """The label that heads were scored on; None if none was."""
+    return None if facts["scores"] is None else str(facts["scores"]["label"])
+
+
+def is_given(facts: Facts) -> bool:
+    """Whether heads were scored on the corpus's own splits; else out of fold, and the splits were not used. Needs scores."""
+    return bool(facts["scores"].get("scheme", {"scheme": "given"})["scheme"] == "given")
+
+
 def two_classes(facts: Facts) -> tuple[str, str] | None:
     """The positive class and the other one of a scored label with two named classes; None for yes or no (1 and 0) and for other tasks."""
     classes = facts["scores"].get("classes", ["0", "1"])

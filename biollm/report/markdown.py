@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from biollm.report.content import Cut, Examples, Figure, Section, Source, Table
-from biollm.report.facts import Facts, domain_of
+from biollm.report.facts import Facts, domain_of, judged_by
 from biollm.report.outcome import verdict
 from biollm.report.sections import tiles
 
@@ -20,6 +20,7 @@ def as_json(facts: Facts, content: list[Section]) -> dict[str, Any]:
     return {
         "verdict": verdict(facts),
         "adapted_to": domain_of(facts),
+        "judged_by": judged_by(facts),
         "tiles": [asdict(tile) for tile in tiles(facts)],
         "sections": [asdict(section) for section in content],
     }
@@ -28,7 +29,8 @@ def as_json(facts: Facts, content: list[Section]) -> dict[str, Any]:
 def render_markdown(facts: Facts, content: list[Section]) -> str:
     """Markdown (GitHub's tables) of the page. Of a figure it has the title and the words that a screen reader would say."""
     lines = [f"# {escaped(facts['title'])}", "", f"**{escaped(verdict(facts))}**", ""]
-    lines += [f"{escaped(facts['base_model'] or 'No base model')}, adapted to {escaped(domain_of(facts))}.", ""]
+    judged = "" if (label := judged_by(facts)) is None else f", judged by the label {escaped(label)}"
+    lines += [f"{escaped(facts['base_model'] or 'No base model')}, adapted to {escaped(domain_of(facts))}{judged}.", ""]
     for tile in tiles(facts):
         lines.append(f"- {escaped(tile.label)}: **{escaped(tile.value)}** ({escaped(tile.note)})")
     for section in content:

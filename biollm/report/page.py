@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from biollm.report.content import Section
-from biollm.report.facts import Facts, domain_of
+from biollm.report.facts import Facts, domain_of, judged_by
 from biollm.report.outcome import verdict
 from biollm.report.sections import tiles
 
@@ -31,6 +31,7 @@ def render_page(facts: Facts, content: list[Section]) -> str:
         facts=facts,
         verdict=verdict(facts),
         adapted_to=domain_of(facts),
+        judged_by=judged_by(facts),
         version=next(iter(facts["stages"].values()))["versions"]["biollm"],
         tiles=tiles(facts),
         sections=content,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from biollm.report import charts
 from biollm.report.content import Column, Figure, Row, Section, Table
-from biollm.report.facts import Facts, source_of, two_classes
+from biollm.report.facts import Facts, is_given, source_of, two_classes
 from biollm.report.numbers import MISSING, count, decimal, percent, ranged, signed
 
 # Of facts that do not tell the measures themselves.
@@ -20,6 +20,11 @@ _CHOSEN = {
     "of these scores over the folds: a fold's own scored records have no part in it, but other folds score the records that it was chosen "
     "on, so the best of many rows can look a little too good.",
 }
+_CHOSEN_ON = {True: "validation", False: "inner folds"}
+_OF_FOLDS = (
+    "Each fold's head has settings of its own (in scores.json); the score table names those of the saved head, which is fitted on all "
+    "labelled records and so has no score of its own."
+)
 # By task: the axis of the calibration curve, and what it shows.
 _CALIBRATED = {
     "binary": ("share of positives", "Share of positives among records of about equal predicted probability"),
@@ -41,16 +46,17 @@ def measure_title(facts: Facts, name: str) -> str:
 
 
 def best_scores(facts: Facts) -> list[tuple[str, str, str]]:
-    """Label, value and name of the best adapted row and of the best baseline; empty if they were not compared."""
+    """Label, value and name of the best adapted row and of the best baseline; empty if they were not compared. The label says on what they
+    were chosen, since the score table may hold others with a better score."""
     overall = _comparison(facts, "best_against_baseline")
     if overall is None:
         return []
     rows = {row["name"]: row for row in facts["scores"]["rows"]}
     measure = _measures(facts)[0]
-    title = measure_title(facts, measure)
+    title, on = measure_title(facts, measure), _CHOSEN_ON[is_given(facts)]
     return [
-        (label, decimal(rows[name][measure]), rows[name]["title"])
-        for label, name in ((f"Best adapted {title}", overall["row"]), (f"Best baseline {title}", overall["reference"]))
+        (f"Best {kind} {title} (chosen on {on})", decimal(rows[name][measure]), rows[name]["title"])
+        for kind, name in (("adapted", overall["row"]), ("baseline", overall["reference"]))
     ]
 
 
@@ -64,6 +70,7 @@ def scores(facts: Facts) -> Section | None:
         f"Question: {_question(facts)} {_scheme(facts)}",
         f"Intervals hold 95 % of {count(bootstrap['samples'] - bootstrap.get('skipped_one_class', 0))} bootstrap resamples of "
         f"{count(bootstrap['groups'])} groups: records of one group are neighbours and are drawn together.",
+        *([] if is_given(facts) else [_OF_FOLDS]),
         *(f"Not scored: {name.replace('_', ' ')} ({why})." for name, why in found.get("left_out", {}).items()),
     ]
     figure = Figure(
@@ -94,8 +101,7 @@ def _score_tables(facts: Facts, measures: list[str]) -> list[Table]:
     columns = [
         name,
         *(Column(measure_title(facts, measure)) for measure in main),
-        Column(f"validation {measure_title(facts, measures[0])}"),
-        Column("chosen on validation", False),
+        *_columns_of_choice(facts, measure_title(facts, measures[0])),
     ]
     tables = [Table(f"Scores {_where(facts)} (95 % interval)", columns, rows, [source])]
     if further := measures[len(main) :]:
@@ -105,19 +111,41 @@ def _score_tables(facts: Facts, measures: list[str]) -> list[Table]:
     return tables
 
 
+def _columns_of_choice(facts: Facts, title: str) -> list[Column]:
+    """What settings were chosen by, and the settings; of folds those of the head that is saved, which is none of the scored ones."""
+    if is_given(facts):
+        return [Column(f"validation {title}"), Column("chosen on validation", False)]
+    return [Column(f"{title} on inner folds"), Column("settings of the saved head", False)]
+
+
 def _abstention(facts: Facts) -> list[Table]:
-    """Where heads may say nothing: how often they answer, and how right they are then."""
+    """Where heads may say nothing: how sure they must be, how often they answer, and how right they are then."""
     found = [row for row in facts["scores"]["rows"] if row.get("abstention")]
     if not found:
         return []
     rows = [
-        Row([row["title"], percent(entry["coverage"]), MISSING if entry["accuracy"] is None else percent(entry["accuracy"])])
+        Row(
+            [
+                row["title"],
+                _confidence(entry),
+                percent(entry["coverage"]),
+                MISSING if entry["accuracy"] is None else percent(entry["accuracy"]),
+            ]
+        )
         for row in found
         for entry in [row["abstention"]]
     ]
     wanted = percent(found[0]["abstention"]["target_accuracy"])
-    columns = [Column("features + head", False), Column("answered"), Column("right, of the answered")]
+    needed = "confidence needed" if is_given(facts) else "confidence needed, of the saved head"
+    columns = [Column("features + head", False), Column(needed), Column("answered"), Column("right, of the answered")]
     return [Table(f"Answers only where sure, for an accuracy of {wanted}", columns, rows, [source_of(facts, "classify")])]
+
+
+def _confidence(abstention: Facts) -> str:
+    """The least probability of the called class at which an answer is given. Four digits: boosted trees are often surer than 0.999."""
+    if "confidence" not in abstention:
+        return MISSING
+    return "none is enough" if abstention["confidence"] is None else decimal(abstention["confidence"], 4)
 
 
 def baselines(facts: Facts) -> Section | None:
@@ -143,7 +171,7 @@ def baselines(facts: Facts) -> Section | None:
     ]
     prose = (
         "Both sides are scored on the same resamples, so their shared luck cancels. An interval that holds zero claims nothing. "
-        + _CHOSEN[_is_given(facts)]
+        + _CHOSEN[is_given(facts)]
     )
     caption = f"Paired differences {_where(facts)} (95 % interval, two-sided bootstrap p)"
     table = Table(caption, columns, rows, [source_of(facts, "classify")])
@@ -263,12 +291,8 @@ def _scheme(facts: Facts) -> str:
     return f"Heads were fitted on {train} train records, tuned on {validation} validation records and scored once on {test} test records."
 
 
-def _is_given(facts: Facts) -> bool:
-    return bool(facts["scores"].get("scheme", {"scheme": "given"})["scheme"] == "given")
-
-
 def _where(facts: Facts) -> str:
-    return "on the test split" if _is_given(facts) else "out of fold"
+    return "on the test split" if is_given(facts) else "out of fold"
 
 
 def _parts(facts: Facts) -> str:

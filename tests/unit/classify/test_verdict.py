@@ -37,7 +37,12 @@ def _rows(base: float, kmers: float, adapted: float) -> list[ScoredRow]:
             0.7,
             0.9,
             ("better", "better"),
-            ["Adaptation helped", "by 0.300 (95 % interval 0.262 to 0.338)", "; and ", "beats the best baseline"],
+            [
+                "Adaptation helped",
+                "by 0.300 (95 % interval 0.262 to 0.338)",
+                "; and ",
+                "best in validation, beats the baseline that was best there, 4-mers + logistic",
+            ],
         ),
         (
             0.6,
@@ -77,7 +82,7 @@ def test_a_fine_tuned_model_can_win_where_the_embeddings_did_not_change() -> Non
     rows = [*_rows(0.7, 0.6, 0.7), _row("finetune_lora", ("lora",), 0.9, head="none")]
     verdict = judge(compare_rows(rows))
     assert (verdict.adaptation, verdict.against_baselines) == ("unclear", "better")
-    assert "; but finetune + lora (0.900), the best adapted row, beats" in verdict.sentence
+    assert "; but finetune + lora (0.900), the adapted row that was best in validation, beats" in verdict.sentence
 
 
 def test_without_an_adapted_model_nothing_is_claimed() -> None:
@@ -159,13 +164,38 @@ def test_with_tracks_the_best_row_is_held_against_each_single_source() -> None:
         "adaptation": "better", "against_baselines": "worse", "against_tracks": "worse", "against_kmers": "better",
     }  # fmt: skip
     assert "the baseline tracks + logistic (0.950) still beats" in verdict.sentence
-    assert "It falls short of tracks" not in verdict.sentence, "which is not told again"
-    assert "It beats 4-mers + logistic (0.700) by 0.200" in verdict.sentence
+    assert "falls short of tracks" not in verdict.sentence, "which is not told again"
+    assert ". The best adapted row beats 4-mers + logistic (0.700) by 0.200" in verdict.sentence
     alike = [(c.name, c.row.plan.head, c.reference.plan.head) for c in compared.values() if "same head" in c.question]
     assert alike == [
         ("adapted_against_tracks_logistic", "logistic", "logistic"),
         ("adapted_against_kmers_logistic", "logistic", "logistic"),
     ]
+
+
+def test_where_a_baseline_wins_the_next_sentences_are_still_about_the_adapted_row() -> None:
+    rows = [*_rows(0.95, 0.7, 0.6), _row("tracks_logistic", ("tracks",), 0.6, baseline=True, tilt=-1)]
+    sentence = judge(compare_rows(rows)).sentence
+    assert "base + logistic (0.950) still beats adapted + logistic (0.600), the adapted row that was best in validation, by" in sentence
+    assert ". The best adapted row is not clearly apart from tracks + logistic (0.600): +0.000 (" in sentence
+    assert ". The best adapted row falls short of 4-mers + logistic (0.700) by 0.100 (" in sentence
+    assert "It " not in sentence
+
+
+def test_of_folds_the_best_row_is_said_to_be_chosen_on_inner_folds() -> None:
+    for adapted, said in ((0.9, "beats"), (0.7, "is not clearly apart from"), (0.5, "")):
+        rows = [replace(row, folds=[{"fold": "fold 1"}, {"fold": "fold 2"}]) for row in _rows(0.6, 0.7, adapted)]
+        sentence = judge(compare_rows(rows)).sentence
+        assert f"({adapted:.3f}), the adapted row that was best on inner folds, {said}" in sentence
+        assert "validation" not in sentence
+
+
+def test_numbers_below_zero_have_a_minus_sign_wherever_they_stand() -> None:
+    sentence = judge(compare_rows(_rows(0.6, -0.029, -0.5))).sentence
+    assert "adapted + logistic (−0.500)" in sentence
+    sentence = judge(compare_rows(_rows(-0.1, -0.029, 0.5))).sentence
+    assert "4-mers + logistic (−0.029)" in sentence
+    assert "-0" not in sentence
 
 
 def test_the_adapted_set_is_the_last_step_of_the_adaptation() -> None:

@@ -13,10 +13,10 @@ import pytest
 from biollm.core.errors import ConfigError
 from biollm.core.job import Job
 from biollm.report.config import Config
-from biollm.report.content import Section
+from biollm.report.content import Section, Table
 from biollm.report.facts import Facts, gather
-from biollm.report.markdown import escaped
-from biollm.report.sections import sections
+from biollm.report.markdown import as_json, escaped, render_markdown
+from biollm.report.sections import sections, tiles
 from biollm.report.stage import run
 from biollm.report.vocabulary import new_rows, vocabulary
 
@@ -332,6 +332,9 @@ def test_markdown_and_json_hold_the_same_content(report_job: ReportJob, hostile:
     assert [section["id"] for section in page["sections"]] == _SECTIONS
     assert page["verdict"] in shown
     assert f"**{escaped(page['verdict'])}**" in markdown
+    assert page["judged_by"] == "coding"
+    assert re.search(r", judged by the label\s+coding", shown)
+    assert f"adapted to {escaped(page['adapted_to'])}, judged by the label coding.\n" in markdown
     for section in page["sections"]:
         assert f"\n## {escaped(section['heading'])}\n" in markdown
         for table in section["tables"]:
@@ -343,6 +346,12 @@ def test_markdown_and_json_hold_the_same_content(report_job: ReportJob, hostile:
             assert figure["spec"]["$schema"].startswith("https://vega.github.io/schema/vega-lite")
     assert hostile not in markdown, "markup in a name is escaped"
     assert escaped(hostile) in markdown
+
+
+def test_without_a_scored_label_nothing_is_said_to_judge_by(report_job: ReportJob) -> None:
+    facts = gather(report_job(without=("embed", "classify")))
+    assert as_json(facts, [])["judged_by"] is None
+    assert "judged by" not in render_markdown(facts, [])
 
 
 def test_every_table_of_the_markdown_has_as_many_cells_as_columns(report_job: ReportJob) -> None:
@@ -430,10 +439,102 @@ def test_scores_out_of_fold_are_called_so(report_job: ReportJob, reclassified: A
     markdown = (job.out / "report.md").read_text()
     assert "Scores out of fold" in markdown
     assert "in 2 folds by 'group'" in markdown
+    assert "the adapted row that was best on inner folds" in markdown.split("## ")[0]
+    assert "| fold 2 |" in markdown
     assert "on the test split" not in markdown.replace("(test split", "")
     assert "other folds score the records that it was chosen on" in markdown
     assert "chosen on other records than they are scored on" not in markdown
     assert '"score out of fold, 95 % interval"' in (job.out / "report.html").read_text()
+
+
+@pytest.fixture
+def in_folds(report_job: ReportJob) -> Facts:
+    """Facts of a page whose heads were scored in two folds, as classify writes them. The saved head has settings that no fold has."""
+    facts = gather(report_job())
+    folds: list[dict[str, Any]] = [
+        {"name": "chr1", "train_records": 1400, "records": 350, "positives": 20, "groups": 7, "classes": {"0": 330, "1": 20}},
+        {"name": "chr2", "train_records": 350, "records": 1400, "positives": 90, "groups": 31, "classes": {"0": 1310, "1": 90}},
+    ]
+    scheme = {"scheme": "group_kfold", "by": "contig", "sentence": "Out-of-fold scores.", "folds": folds, "unlearned": {}}
+    rows = [row | {"choice": "C = 10"} for row in facts["scores"]["rows"]]
+    return facts | {"scores": facts["scores"] | {"scheme": scheme, "rows": rows}}
+
+
+def _tables(facts: Facts) -> dict[str, Table]:
+    return {table.caption: table for section in sections(facts, {}, None, []) for table in section.tables}
+
+
+def test_of_folds_the_settings_are_those_of_the_saved_head_and_no_split_is_spoken_of(in_folds: Facts) -> None:
+    headings = [column.heading for column in _tables(in_folds)["Scores out of fold (95 % interval)"].columns]
+    assert headings[-2:] == ["AUROC on inner folds", "settings of the saved head"]
+    (help_,) = (section for section in sections(in_folds, {}, None, []) if section.id == "help")
+    assert "Each fold's head has settings of its own" in " ".join(help_.prose)
+    written = render_markdown(in_folds, sections(in_folds, {}, None, []))
+    for said in ("validation AUROC", "chosen on validation", "Splits are disjoint", "Records per split"):
+        assert said not in written
+    given = _given(in_folds)
+    headings = [column.heading for column in _tables(given)["Scores on the test split (95 % interval)"].columns]
+    assert headings[-2:] == ["validation AUROC", "chosen on validation"]
+    assert "Each fold's head" not in render_markdown(given, sections(given, {}, None, []))
+
+
+def _given(in_folds: Facts) -> Facts:
+    """The same facts as of the corpus's own splits."""
+    return in_folds | {"scores": in_folds["scores"] | {"scheme": {"scheme": "given", "sentence": "", "folds": []}}}
+
+
+def test_folds_are_tabulated_in_place_of_splits_that_were_not_used(in_folds: Facts) -> None:
+    found = _tables(in_folds)
+    assert "Records per split" not in found
+    folds = found["Records per fold"]
+    assert [column.heading for column in folds.columns] == ["fold", "fitted on", "scored", "coding", "groups scored"]
+    assert [row.cells for row in folds.rows] == [["chr1", "1,400", "350", "20", "7"], ["chr2", "350", "1,400", "90", "31"]]
+    assert [source.stage for source in folds.sources] == ["classify"]
+    (data,) = (section for section in sections(in_folds, {}, None, []) if section.id == "data")
+    assert data.prose == ["Folds are disjoint by 'contig'. Every record that was left out is counted with its reason."]
+    assert "Records per fold" not in _tables(_given(in_folds))
+
+
+def test_folds_of_a_label_of_more_than_yes_and_no_have_no_positives(in_folds: Facts) -> None:
+    scheme = in_folds["scores"]["scheme"]
+    folds = [{key: value for key, value in fold.items() if key != "positives"} for fold in scheme["folds"]]
+    facts = in_folds | {"scores": in_folds["scores"] | {"scheme": scheme | {"folds": folds}}}
+    assert [row.cells for row in _tables(facts)["Records per fold"].rows] == [["chr1", "1,400", "350", "7"], ["chr2", "350", "1,400", "31"]]
+
+
+def test_of_very_many_folds_the_first_are_shown_and_the_others_counted(in_folds: Facts) -> None:
+    scheme = in_folds["scores"]["scheme"]
+    folds = [scheme["folds"][0] | {"name": f"read {i}"} for i in range(1500)]
+    facts = in_folds | {"scores": in_folds["scores"] | {"scheme": scheme | {"folds": folds}}}
+    rows = _tables(facts)["Records per fold"].rows
+    assert len(rows) == 31
+    assert rows[29].cells[0] == "read 29"
+    assert rows[30].cells == ["1,470 more folds, in report.json", "–", "514,500", "29,400", "–"]
+
+
+def test_the_tiles_say_on_what_the_best_rows_were_chosen(in_folds: Facts) -> None:
+    for facts, on in ((in_folds, "inner folds"), (_given(in_folds), "validation")):
+        assert [tile.label for tile in tiles(facts)][:2] == [
+            f"Best adapted AUROC (chosen on {on})",
+            f"Best baseline AUROC (chosen on {on})",
+        ]
+
+
+def test_where_heads_may_say_nothing_the_confidence_that_they_need_is_told(in_folds: Facts) -> None:
+    first, second, third = in_folds["scores"]["rows"][:3]
+    sure = {"target_accuracy": 0.9, "confidence": 0.81239, "coverage": 0.5, "accuracy": 0.92}
+    never = {"target_accuracy": 0.9, "confidence": None, "coverage": 0.0, "accuracy": None}
+    older = {"target_accuracy": 0.9, "coverage": 0.25, "accuracy": 0.9}
+    rows = [first | {"abstention": sure}, second | {"abstention": never}, third | {"abstention": older}]
+    facts = in_folds | {"scores": in_folds["scores"] | {"rows": rows, "comparisons": []}}
+    for of_scheme, heading in ((facts, "confidence needed, of the saved head"), (_given(facts), "confidence needed")):
+        table = _tables(of_scheme)["Answers only where sure, for an accuracy of 90.0 %"]
+        assert [column.heading for column in table.columns] == ["features + head", heading, "answered", "right, of the answered"]
+        assert [row.cells[1:] for row in table.rows] == [
+            ["0.8124", "50.0 %", "92.0 %"],
+            ["none is enough", "0.0 %", "–"],
+            ["–", "25.0 %", "90.0 %"],
+        ]
 
 
 def test_facts_of_an_older_version_still_make_a_page(report_job: ReportJob) -> None:
