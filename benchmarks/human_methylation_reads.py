@@ -55,7 +55,8 @@ shown = ("name", "title", "is_baseline", *(f"{measure}{end}" for measure in MEAS
 compared = ("question", "row_title", "reference_title", *(f"{measure}_difference" for measure in MEASURES))
 best = max(told["auroc"] for told in table if told["row"].startswith("pretrain"))
 record(
-    "human_methylation_reads", best, {"methylated fraction of a read": alone["auroc"]}, {}, "AUROC, out of fold; ours: the best row of the adapted model",
+    "human_methylation_reads", best, {"methylated fraction of a read": alone["auroc"]}, {},
+    "AUROC, out of fold; ours: the best row of the adapted model",
     fraction=alone, against_fraction=table, scheme=facts["scheme"],
     rows=[{key: row[key] for key in shown} for row in facts["rows"]],
     comparisons=[{key: found[key] for key in compared} for found in facts["comparisons"]],

@@ -1,21 +1,19 @@
 """Classify from embeddings that biollm wrote. Copy this file and make it yours.
 
 python pipelines/classify_from_embeddings.py --embeddings results/quickstart/embed/pretrain.parquet \
-    --records results/quickstart/ingest/records.parquet --label label_coding
-"""
+    --records results/quickstart/ingest/records.parquet --label label_coding"""
 
 import argparse
-from pathlib import Path
 
 import polars as pl
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from biollm.classify import HeadClassifier, load_head
 from biollm.classify.data import load_embeddings
-from biollm.core.errors import BiollmError
+from biollm.core.errors import BiollmError, DataError
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--embeddings", required=True, type=Path, help="Parquet with the columns id, embedding, or a folder of embed-file")
+parser.add_argument("--embeddings", required=True, help="Parquet with the columns id, embedding, or a folder of embed-file")
 parser.add_argument("--records", required=True, help="Parquet with the columns id, split and the label")
 parser.add_argument("--label", required=True, help="column of 0 and 1 in the records, for example label_coding")
 parser.add_argument("--same-model-as", metavar="HEAD", help="stop if this saved head (…/classify/heads/<row>) reads another model")
@@ -23,6 +21,8 @@ arguments = parser.parse_args()
 try:
     table = pl.read_parquet(arguments.records, columns=["id", "split", arguments.label])
     records = table.drop_nulls(arguments.label)
+    if odd := [id_ for id_, value in records.select("id", arguments.label).iter_rows() if value not in (0, 1)]:
+        raise DataError(f"{arguments.records}: {len(odd)} records have neither 0, 1 nor null in '{arguments.label}': {', '.join(odd[:5])}")
     vectors = load_embeddings(arguments.embeddings, records["id"].to_list(), frozenset(table["id"]) - frozenset(records["id"]))
     if arguments.same_model_as:
         load_head(arguments.same_model_as, embeddings=arguments.embeddings)

@@ -36,7 +36,8 @@ def as_markdown(facts: dict[str, Any]) -> str:
         lines += [f"| {_escaped(r['name'])} | {r['mean_rank']:.2f} | {r['tables']} | {r['wins']} |" for r in facts["ranks"]]
         lines += [
             "",
-            "An entry is ranked on the tables that it could be scored on. Published figures are not ranked: their splits may differ.",
+            "An entry is ranked on the tables that it could be scored on; entries with fewer tables stand behind. Published figures are "
+            "not ranked: their splits may differ.",
             "",
         ]
     return "\n".join(lines)
@@ -91,7 +92,8 @@ def _sentence(facts: dict[str, Any]) -> str:
     head = facts["head"] or "logistic regression (ridge for quantities)"
     return (
         f"Heads: {head} on mean-pooled embeddings, fitted on train, chosen on validation, scored on test. "
-        f"Mean and standard deviation over {facts['seeds']} seeds{limit}."
+        f"Mean and standard deviation over {facts['seeds']} seeds{limit}; no deviation (–) where no seed changes anything, because the "
+        "splits are given and the head draws nothing."
     )
 
 

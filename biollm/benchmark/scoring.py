@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from biollm.benchmark.tables import Prepared
+from biollm.benchmark.tables import Draw, Prepared
 from biollm.classify.baselines import DEFAULT_K, kmer_frequencies, positional_letters, positional_one_hot
 from biollm.classify.config import HeadName
 from biollm.classify.data import Dataset
 from biollm.classify.fitting import Method, fit_head
 from biollm.classify.folds import Fold, given_fold
-from biollm.classify.heads import HEAD_TITLES, heads_for, plain_head
+from biollm.classify.heads import HEAD_TITLES, HEADS, heads_for, plain_head
 from biollm.classify.measures import measure_plain
 from biollm.classify.metrics import FloatArray
 from biollm.classify.models import Examples
@@ -44,7 +44,8 @@ class BenchmarkModel:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one set of features scored on a table: every measure of its task for each seed, in their order. note: how it was read."""
+    """What one set of features scored on a table: every measure of its task for each seed, in their order, or only once where no seed
+    changes anything: the splits are given and the head draws nothing. note: how it was read, or the head of a baseline."""
 
     name: str
     kind: Kind
@@ -78,26 +79,37 @@ def score_model(model: BenchmarkModel, prepared: Prepared, head: HeadName | None
 
     task = prepared.draws[0].dataset.targets.task
     kind = heads_for(task, [head])[0] if head else plain_head(task)
-    found = [_fit_and_score(features(d.dataset), d.dataset, kind, derive_seed(d.seed, "benchmark", model.name)) for d in prepared.draws]
+    draws = _different(prepared, kind)
+    found = [_fit_and_score(features(d.dataset), d.dataset, kind, derive_seed(d.seed, "benchmark", model.name)) for d in draws]
     return Entry(model.name, "model", found, ", ".join(notes))
 
 
 def score_baselines(prepared: Prepared) -> list[Entry]:
-    """What needs no language model: the majority class (or mean), k-mers, and letters by position where all sequences are of one length."""
+    """What needs no language model: the majority class (or mean), k-mers, and letters by position where all sequences are of one length.
+
+    A baseline has one name for all tasks, so that ranks over tables of several are its own; the note says what it is here.
+    """
     first = prepared.draws[0].dataset
     task = first.targets.task
     head = plain_head(task)
-    majority = [_majority(draw.dataset) for draw in prepared.draws]
-    entries = [Entry("mean of train" if task in ("regression", "ranking") else "majority class", "baseline", majority)]
+    draws = _different(prepared, head)
+    trivial = "mean of train" if task in ("regression", "ranking") else "majority class"
+    entries = [Entry("trivial", "baseline", [_majority(draw.dataset) for draw in _different(prepared, None)], trivial)]
     k = prepared.table.kmer or DEFAULT_K[prepared.modality]
-    unit = "k-grams of letters" if prepared.modality in ("smiles", "text") else "k-mers"
-    found = [_scored(d.dataset, kmer_frequencies(d.dataset.sequences, k, prepared.modality), head, d.seed, "kmers") for d in prepared.draws]
-    entries.append(Entry(f"k-mers + {HEAD_TITLES[head]}", "baseline", found, f"{unit}, k = {k}"))
+    unit = "k-grams of letters, " if prepared.modality in ("smiles", "text") else ""
+    found = [_scored(d.dataset, kmer_frequencies(d.dataset.sequences, k, prepared.modality), head, d.seed, "kmers") for d in draws]
+    entries.append(Entry("k-mers", "baseline", found, f"{HEAD_TITLES[head]}, {unit}k = {k}"))
     shape = positional_letters([s for draw in prepared.draws for s in draw.dataset.sequences], prepared.modality)
     if not isinstance(shape, str):
-        found = [_scored(d.dataset, positional_one_hot(d.dataset.sequences, *shape), head, d.seed, "positional") for d in prepared.draws]
-        entries.append(Entry(f"letters by position + {HEAD_TITLES[head]}", "baseline", found))
+        found = [_scored(d.dataset, positional_one_hot(d.dataset.sequences, *shape), head, d.seed, "positional") for d in draws]
+        entries.append(Entry("letters by position", "baseline", found, HEAD_TITLES[head]))
     return entries
+
+
+def _different(prepared: Prepared, head: HeadName | None) -> list[Draw]:
+    """The draws that another seed makes another fit of. With given splits that is one, unless the head itself draws. None: no head."""
+    alike = prepared.split_by == "given" and (head is None or not HEADS[head].draws)
+    return prepared.draws[:1] if alike else prepared.draws
 
 
 def _scored(dataset: Dataset, features: FloatArray, head: HeadName, seed: int, name: str) -> dict[str, float]:

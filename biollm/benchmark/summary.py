@@ -15,7 +15,8 @@ from biollm.classify.measures import Measure
 
 @dataclass(frozen=True)
 class Summary:
-    """One entry on one table. mean: over the seeds that could be measured, None if none; sd: of a sample, None for fewer than two.
+    """One entry on one table. mean: over the seeds that could be measured, None if none; sd: of a sample, None for fewer than two (so also
+    where one fit stands for all seeds).
 
     rank: 1 is the best by the mean; entries with equal means share the middle of their ranks.
     """
@@ -65,7 +66,8 @@ def summarise(entries: Sequence[Entry], measure: Measure) -> list[Summary]:
 
 
 def mean_ranks(tables: Sequence[Sequence[Summary]]) -> list[MeanRank]:
-    """Over all tables, the best first. An entry that a table does not have (no k-mers of that length, …) is not ranked there."""
+    """Over all tables: the entries of the most tables first, of these the best first. An entry that a table does not have (no letters by
+    position, …) is not ranked there, and a rank over other tables is not to be held against one over all."""
     ranks: dict[tuple[str, Kind], list[float]] = {}
     wins: Counter[tuple[str, Kind]] = Counter()
     for table in tables:
@@ -75,4 +77,4 @@ def mean_ranks(tables: Sequence[Sequence[Summary]]) -> list[MeanRank]:
                 ranks.setdefault((one.name, one.kind), []).append(one.rank)
                 wins[one.name, one.kind] += one.rank == best
     found = [MeanRank(*who, float(np.mean(of)), len(of), wins[who]) for who, of in ranks.items()]
-    return sorted(found, key=lambda one: (one.mean_rank, one.name))
+    return sorted(found, key=lambda one: (-one.tables, one.mean_rank, one.name))

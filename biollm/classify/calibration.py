@@ -75,11 +75,19 @@ class Calibrator(Section):
         return calibrated[:, 0] if output.ndim == 1 else calibrated
 
 
-def fit_calibrator(method: Calibration, targets: Targets, output: FloatArray, of_probabilities: bool) -> Calibrator:
-    """output: what the head says of these rows, on which it was not fitted; of_probabilities: or of distances (svm, ridge)."""
+def fit_calibrator(
+    method: Calibration, targets: Targets, output: FloatArray, of_probabilities: bool, varies: BoolArray | None = None
+) -> Calibrator:
+    """output: what the head says of these rows, on which it was not fitted; of_probabilities: or of distances (svm, ridge).
+
+    varies: (C,) the labels that the head decides; the one temperature of all labels is theirs. Default: all.
+    """
     normalised = targets.task == "multiclass"
     if method == "temperature":
-        temperature = _best_temperature(_logits(output, of_probabilities, normalised), targets.of_class(), of_probabilities, normalised)
+        logits, member = _logits(output, of_probabilities, normalised), targets.of_class()
+        if varies is not None and output.ndim == 2 and varies.any():
+            logits, member = logits[:, varies], member[:, varies]
+        temperature = _best_temperature(logits, member, of_probabilities, normalised)
         return Calibrator(method=method, of_probabilities=of_probabilities, normalised=normalised, temperature=temperature)
     table = output[:, None] if output.ndim == 1 else output
     columns = [_fit_column(method, values, member, of_probabilities) for values, member in zip(table.T, targets.of_class().T, strict=True)]

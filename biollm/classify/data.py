@@ -30,12 +30,16 @@ _CORE = ("id", "sequence", "group", "split")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The labelled records. table: id, sequence, group, split, and the tracks, coverages and covariates of each, in corpus order."""
+    """The labelled records. table: id, sequence, group, split, and the tracks, coverages and covariates of each, in corpus order.
+
+    query: the column whose equal values are one list (ranking), else "".
+    """
 
     table: pl.DataFrame
     targets: Targets
     place: str
     unlabelled: frozenset[str] = frozenset()  # ids of records for which the question has no answer; they are in nothing else here
+    query: str = ""
 
     def __len__(self) -> int:
         return self.table.height
@@ -64,8 +68,8 @@ class Dataset:
 def load_dataset(path: Path, config: Config, place: str = "") -> Dataset:
     """Read the labelled records of a corpus. Records without a label (null) are left out. place: for messages; default: the path.
 
-    Raises DataError if a column is not there, a label is not one of the task's or the same for all records, or a group is missing. What
-    the splits must hold depends on the scheme: see `folds`.
+    Raises DataError if a column is not there, a label is not one of the task's (NaN is none) or the same for all records, a group or list
+    is missing, or groups tear a list where they go into folds. What the splits must hold depends on the scheme: see `folds`.
     """
     place = place or str(path)
     existing = column_names(path)
@@ -96,6 +100,13 @@ def load_dataset(path: Path, config: Config, place: str = "") -> Dataset:
         raise DataError(
             f"{place}: no record has a label in {', '.join(labels)}; expected some; name another label, or add it under ingest.labels"
         )
+    if query:
+        _check_present(
+            table,
+            place,
+            query[0],
+            "one for each, because records are ranked within lists; fill it in, or name another column in classify.query",
+        )
     task = resolve_task(config.task, [table[name] for name in labels])
     targets = read_targets(table, labels, task, config.classes, config.query, place)
     if why := without_choice(targets):
@@ -106,23 +117,59 @@ def load_dataset(path: Path, config: Config, place: str = "") -> Dataset:
         )
     if by:
         table = table.with_columns(pl.col(by[0]).cast(pl.String).alias("group"))
-    _check_groups(table, place, by[0] if by else "group")
-    return Dataset(table, targets, place, frozenset(without["id"].to_list()))
+    _check_present(
+        table,
+        place,
+        by[0] if by else "group",
+        "one for each, because folds and intervals keep groups together; fill it in, or name another column in classify.split.by",
+        "group",
+    )
+    dataset = Dataset(table, targets, place, frozenset(without["id"].to_list()), "".join(query))
+    if by:
+        _check_lists_whole(
+            dataset, "group", f"'{by[0]}'", f"set classify.split.by to '{dataset.query}', or to a column that holds lists whole"
+        )
+    return dataset
 
 
-def _check_groups(table: pl.DataFrame, place: str, column: str) -> None:
-    missing = table.filter(pl.col("group").is_null())["id"].to_list()
+def _check_present(table: pl.DataFrame, place: str, name: str, expected: str, column: str = "") -> None:
+    """Raises DataError naming the records that have nothing in a column. name: of the column for people, `column` where it differs."""
+    missing = table.filter(pl.col(column or name).is_null())["id"].to_list()
     if missing:
+        raise DataError(f"{place}: {len(missing)} records have no '{name}': {listed(missing, 5)}; expected {expected}")
+
+
+def _check_lists_whole(dataset: Dataset, column: str, what: str, remedy: str) -> None:
+    """Raises DataError if a list (ranking) has records of several values of a column, naming lists and records."""
+    if not dataset.query:
+        return
+    name, table = dataset.query, dataset.table
+    # `group` may be the column of the lists itself.
+    rows = pl.DataFrame({"id": table["id"], "list": table[name].cast(pl.String), "part": table[column]})
+    first = rows.unique(["list", "part"], keep="first", maintain_order=True)
+    torn = first.filter(pl.len().over("list") > 1).group_by("list", maintain_order=True).head(2)
+    told = [
+        f"{list_name} ({', '.join(f'{id_} in {part}' for id_, part in zip(of_list['id'], of_list['part'], strict=True))})"
+        for (list_name,), of_list in torn.group_by("list", maintain_order=True)
+    ]
+    if told:
         raise DataError(
-            f"{place}: {len(missing)} records have no '{column}': {listed(missing, 5)}; expected one for each, because folds and intervals "
-            "keep groups together; fill it in, or name another column in classify.split.by"
+            f"{dataset.place}: {len(told)} lists by '{name}' lie in more than one {what}: {listed(told, 3)}; expected each list whole in "
+            f"one, because records are ranked within it by one head; {remedy}"
         )
 
 
 def check_given_splits(dataset: Dataset, label: str, remedy: str = _MORE_DATA) -> None:
-    """Raises DataError if a split lacks a class (other tasks: is empty or has nothing to predict), or if all test
-    records are in one group: then nothing says how far the scores would vary. remedy: for messages."""
+    """Raises DataError if a split lacks a class (other tasks: is empty or has nothing to predict), if splits tear a list (ranking), or if
+    all test records are in one group: then nothing says how far the scores would vary. remedy: for messages."""
     targets, place = dataset.targets, dataset.place
+    _check_lists_whole(
+        dataset,
+        "split",
+        "split",
+        f"keep lists together: name '{dataset.query}' as the group (read.group) and set ingest.split.by to group, or use folds "
+        f"(classify.split) by '{dataset.query}'",
+    )
     for split in SPLITS:
         values = targets.values[dataset.mask(split)]
         if targets.task == "binary":
@@ -157,13 +204,16 @@ def _split_without_choice(targets: Targets) -> str:
     return without_choice(targets)
 
 
-def load_embeddings(path: Path, ids: list[str], unlabelled: frozenset[str] = frozenset(), dimensions: int | None = None) -> FloatArray:
+def load_embeddings(
+    path: str | Path, ids: list[str], unlabelled: frozenset[str] = frozenset(), dimensions: int | None = None
+) -> FloatArray:
     """The embedding of each id, (ids, dimensions), in their order. Those of unlabelled records are left out.
 
     path: a file of the stage embed, or a folder of `biollm embed-file`. dimensions: what the stage that wrote the file says it has.
     Raises DataError if the file or folder is not whole, is of another width, its other ids are not these ids, each once, or a value is
     not finite.
     """
+    path = Path(path)
     table = _read_vectors(path)
     if unlabelled:
         table = table.filter(~pl.col("id").is_in(unlabelled))

@@ -7,17 +7,17 @@ from typing import Any, Self, get_args
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from biollm.classify.config import Calibration, HeadName, Task, TuneOptions
-from biollm.classify.fitting import FittedHead, Method, fit_head
+from biollm.classify.config import CLASS_TASKS, Calibration, HeadName, Task, TuneOptions
+from biollm.classify.fitting import FittedHead, Method, NothingToChooseBy, fit_head
 from biollm.classify.folds import Pair, inner_folds
-from biollm.classify.heads import check_settings, heads_for
+from biollm.classify.heads import HEADS, check_settings, heads_for
 from biollm.classify.measures import called_positive
 from biollm.classify.metrics import BoolArray, FloatArray, IntArray
 from biollm.classify.models import Examples
 from biollm.classify.targets import MAX_RELEVANCE, Targets, odd_relevance, without_choice
-from biollm.core.errors import listed
+from biollm.core.errors import ConfigError, DataError, listed
 
 
 class _Head(BaseEstimator):  # type: ignore[misc]
@@ -25,9 +25,12 @@ class _Head(BaseEstimator):  # type: ignore[misc]
 
     def _method(self) -> Method:
         tune = None if self.tune is None else TuneOptions(trials=self.tune)
+        choices = HEADS[self.kind].choices
+        # Where there is one choice only, nothing is chosen, and rows by which nothing could be do no harm.
+        settings = choices[0] if self.settings is None and tune is None and len(choices) == 1 else self.settings
         return Method(
             self.kind, tune=tune, calibration=getattr(self, "calibration", "none"), abstain=getattr(self, "abstain", None),
-            pca=self.pca, seed=self.seed, settings=self.settings,
+            pca=self.pca, seed=self.seed, settings=settings,
         )  # fmt: skip
 
     def _fit(self, features: FloatArray, targets: Targets, groups: Any, validation: tuple[FloatArray, Targets] | None) -> Self:
@@ -37,19 +40,47 @@ class _Head(BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 f"Found array with {len(targets)} sample; a head needs 2 or more, because settings are chosen on held-out rows"
             )
+        if self.pca is not None and self.pca > features.shape[1]:
+            raise ValueError(f"pca is {self.pca}, but X has {features.shape[1]} columns; expected at most {features.shape[1]}")
+        try:
+            self.fitted_: FittedHead = self._fitted(features, targets, groups, validation)
+        except NothingToChooseBy as error:
+            raise ValueError(self._nothing_to_choose_by(targets, validation, error.why)) from error
+        except (ConfigError, DataError) as error:  # scikit-learn's contract
+            raise ValueError(str(error).removeprefix("classify.")) from error
+        return self
+
+    def _fitted(self, features: FloatArray, targets: Targets, groups: Any, validation: tuple[FloatArray, Targets] | None) -> FittedHead:
         rows = np.arange(len(targets))
         if validation is not None:
             examples = Examples(np.vstack([features, validation[0]]), _joined(targets, validation[1]))
             pair: Pair = (rows, np.arange(len(targets), len(examples.targets)))
-            self.fitted_: FittedHead = fit_head(self._method(), examples, [pair], False, rows)
-            return self
-        codes = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-        check_consistent_length(features, codes)
-        if targets.query is not None:
-            codes = targets.query if groups is None else codes
+            return fit_head(self._method(), examples, [pair], False, rows)
+        codes = rows if targets.query is None else targets.query
+        if groups is not None:
+            codes = _codes(groups, "groups", "the group", len(targets))
+            if not codes.any():
+                raise ValueError(
+                    f"groups holds one value only ({np.asarray(groups)[0]!s}); expected two or more, because settings are chosen on groups "
+                    "held out; give the group of each row, None if each row is its own, or rows to choose on as validation="
+                )
         inner = inner_folds(targets, codes, self.inner_folds, self.seed)
-        self.fitted_ = fit_head(self._method(), Examples(features, targets), inner, True, rows)
-        return self
+        return fit_head(self._method(), Examples(features, targets), inner, True, rows)
+
+    def _nothing_to_choose_by(self, targets: Targets, validation: tuple[FloatArray, Targets] | None, why: str) -> str:
+        """why: what the rows are that settings should have been chosen on."""
+        said = f"so no setting of the head '{self.kind}' is better than another"
+        if (targets.values == targets.values[0]).all():
+            value = "the same" if targets.values.ndim == 2 else f"{targets.values[0]:g}"
+            if targets.task in CLASS_TASKS:
+                value = repr(targets.classes[int(targets.values[0])])
+            return f"y is {value} for all {len(targets)} rows, {said}; give y that varies, or fix settings= to choose nothing"
+        if validation is not None:
+            return f"the rows of validation {why}, {said}; give rows that differ, or fix settings= to choose nothing"
+        return (
+            f"of the {len(targets)} rows those that are held out to choose settings {why}, {said}; give more rows of each kind (or group), "
+            "rows to choose on as validation=, or fix settings= to choose nothing"
+        )
 
     def _check_options(self) -> None:
         """Raises ValueError for options that cannot be; scikit-learn's contract leaves these checks to fit."""
@@ -119,7 +150,8 @@ class HeadClassifier(ClassifierMixin, _Head):  # type: ignore[misc]
 
         validation: (X, y) to choose settings on instead of inner folds; the head is then fitted on X, y alone.
         Raises ValueError (scikit-learn's contract) for NaN, unknown classes or one class only, options and settings that the head does
-        not have, and validation rows that do not fit to each other or to X.
+        not have, validation rows that do not fit to each other or to X, groups with gaps, and where settings are to be chosen on rows
+        that are all alike (not with `settings`).
         """
         self._check_options()
         table, labels = validate_data(self, X, y, dtype=np.float64, multi_output=True)
@@ -240,12 +272,32 @@ class HeadRanker(_Quantity):
 
         Raises ValueError for another relevance, naming rows, and where no list holds two rows of different relevance.
         """
-        lists = np.unique(np.asarray(query), return_inverse=True)[1].astype(np.int64)
+        lists = _codes(query, "query", "the list")
         other = None
         if validation is not None:
             # Lists of the validation rows are numbered on, so that none is taken for one of the train rows.
-            other = lists.max() + 1 + np.unique(np.asarray(validation[2]), return_inverse=True)[1].astype(np.int64)
+            other = lists.max() + 1 + _codes(validation[2], "validation: query", "the list")
         return self._fit_values("ranking", X, y, None, lists, validation, other)
+
+
+def _codes(values: Any, name: str, what: str, rows: int | None = None) -> IntArray:
+    """(n,) a number for each distinct value. Raises ValueError for missing values, naming rows, and for another number of rows."""
+    array = np.asarray(values)
+    if array.ndim != 1 or (rows is not None and len(array) != rows):
+        raise ValueError(f"{name} has the shape {array.shape}; expected one value for each of {rows or 'the'} rows")
+    if gaps := [str(i) for i, value in enumerate(values) if _is_missing(value)]:
+        raise ValueError(f"{name} has no value in {len(gaps)} rows ({listed(gaps, 5)}); expected {what} of each row")
+    try:
+        return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in array})
+        raise ValueError(f"{name} holds values of kinds that have no common order ({', '.join(kinds)}); expected one kind") from None
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT, and what pandas writes for them: no value that equals itself."""
+    same = value == value
+    return value is None or not isinstance(same, bool | np.bool_) or not same
 
 
 def _finite(values: np.ndarray[Any, Any]) -> FloatArray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,6 +22,24 @@ from biollm.classify.targets import Targets
 from biollm.core.errors import DataError
 from biollm.core.machine import one_blas_thread
 
+# What rows are that cannot be scored, by task.
+_ALIKE: dict[Task, str] = {
+    "multilabel": "all have the same labels",
+    "regression": "hold one value only",
+    "ranking": "hold no list with a relevant record",
+}
+
+
+class NothingToChooseBy(DataError):
+    """No setting is better than another. why: what the rows are that settings are chosen on."""
+
+    def __init__(self, kind: HeadName, why: str) -> None:
+        super().__init__(
+            f"the rows on which settings of the head '{kind}' are chosen {why}, so that no setting is better than another; bring more "
+            "data, more groups, or fewer folds"
+        )
+        self.why = why
+
 
 @dataclass(frozen=True)
 class Method:
@@ -33,7 +51,7 @@ class Method:
     abstain: float | None = None
     pca: int | None = None
     seed: int = 0
-    settings: Settings | None = None  # fixed by hand: nothing is searched
+    settings: Settings | None = None  # fixed by hand: nothing is chosen
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,11 @@ class FittedHead:
         return self._closed(raw if self.calibrator is None else self.calibrator.apply(raw))
 
     def _closed(self, output: FloatArray) -> FloatArray:
-        """Probability 0 for classes that the fitted rows lacked; the others sum to 1."""
+        """Probability 0 for classes that the fitted rows lacked, of which the others sum to 1; 0 or 1 for labels that none or all of them
+        had."""
+        if self.model.constant is not None:
+            fixed = self.model.constant if output.ndim == 2 else self.model.constant[0]
+            return np.where(np.isnan(fixed), output, fixed)
         if self.task != "multiclass" or self.seen.all():
             return output
         kept = output * self.seen
@@ -75,7 +97,7 @@ def fit_head(method: Method, examples: Examples, inner: Sequence[Pair], refit: b
 
     inner: (fitted, tuned on) pairs of row numbers of `examples`; settings are those with the best mean score there (AUROC, R2 or NDCG).
     refit: fit again on `rows` with the settings chosen (boosting: with the mean number of rounds); else the first inner fit is the head.
-    Raises DataError if no inner pair can be scored because its tuning rows are of one class.
+    Raises NothingToChooseBy if no inner pair can be scored because its tuning rows are of one class; not where `method` fixes the settings.
     """
     search = _Search(method, examples, inner)
     settings = search.best()
@@ -98,7 +120,7 @@ def fit_head(method: Method, examples: Examples, inner: Sequence[Pair], refit: b
         classes=examples.targets.classes,
         model=model,
         settings=settings,
-        choice=kind.describe(settings, model),
+        choice=kind.describe(settings, model) + _without_pca(method.pca, examples.features.shape[1]),
         inner_score=inner_score,
         columns=examples.features.shape[1],
         seen=_seen(examples.targets.take(rows)),
@@ -114,13 +136,20 @@ def _calibrated(head: FittedHead, method: Method, truth: Targets, raw: FloatArra
         if wanted == "none" and not head.model.gives_probabilities:
             wanted = "sigmoid"
         if wanted != "none":
-            calibrator = fit_calibrator(wanted, truth, raw, head.model.gives_probabilities)
+            constant = head.model.constant
+            varies = None if constant is None else np.isnan(constant)
+            calibrator = fit_calibrator(wanted, truth, raw, head.model.gives_probabilities, varies)
     fields: dict[str, Any] = {**head.__dict__, "calibrator": calibrator}
     inner_output = FittedHead(**fields)._closed(raw if calibrator is None else calibrator.apply(raw))
     abstention = None
     if method.abstain is not None and head.task in CLASS_TASKS:
         abstention = choose_abstention(method.abstain, truth, inner_output)
     return FittedHead(**{**fields, "abstention": abstention, "inner_output": inner_output, "inner_rows": scored})
+
+
+def _without_pca(pca: int | None, columns: int) -> str:
+    """Of a choice: that PCA was left out where it would have nothing to reduce."""
+    return "" if pca is None or columns > pca else f", no PCA: {columns} columns only"
 
 
 def _seen(targets: Targets) -> BoolArray:
@@ -143,15 +172,14 @@ class _Search:
         """Of equally good settings the first."""
         kind = HEADS[self.method.kind]
         if self.method.settings is not None:
-            tried = [self.method.settings]
-        elif self.method.tune is None:
-            tried = kind.choices
-        else:
+            self.try_out(self.method.settings)
+            return self.method.settings
+        if self.method.tune is not None:
             return self._tuned(self.method.tune)
-        scores = [self.try_out(settings) for settings in tried]
+        scores = [self.try_out(settings) for settings in kind.choices]
         if np.isnan(scores).all():
             self._refuse()
-        return tried[int(np.nanargmax(scores))]
+        return kind.choices[int(np.nanargmax(scores))]
 
     def try_out(self, settings: Settings) -> float:
         """The mean score of these settings over the inner pairs that can be scored."""
@@ -188,11 +216,8 @@ class _Search:
             self._refuse()
         return drawn[study.best_trial.number]
 
-    def _refuse(self) -> None:
-        raise DataError(
-            f"the rows on which settings of the head '{self.method.kind}' are chosen are all of one class, so that no "
-            "setting is better than another; bring more data, more groups, or fewer folds"
-        )
+    def _refuse(self) -> NoReturn:
+        raise NothingToChooseBy(self.method.kind, _ALIKE.get(self.examples.targets.task, "are all of one class"))
 
 
 def _key(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,8 @@ def outer_folds(options: SplitOptions, targets: Targets, ids: list[str], groups:
     group_kfold: groups shuffled into folds of about equal size. stratified_group_kfold and nested: with like shares of the classes
     (nested of quantities and labels: as group_kfold). leave_one_group_out: a fold for each group. Settings are chosen on groups held out
     of the fold's train rows: on one inner fold, with `nested` on each of them in turn.
-    Raises DataError if there are fewer groups (or rows) than folds, ConfigError for stratified folds of a task without classes.
+    Raises DataError if there are fewer groups (or rows) than folds or if folds tear a list (ranking), ConfigError for stratified folds of
+    a task without classes.
     """
     codes = np.unique(np.array(groups, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
     count = int(codes.max()) + 1
@@ -67,6 +69,7 @@ def outer_folds(options: SplitOptions, targets: Targets, ids: list[str], groups:
     else:
         pairs = _split(targets, codes, options.folds, seed, stratified and options.scheme != "group_kfold")
         names = [f"fold {i + 1}" for i in range(len(pairs))]
+    _check_lists_whole(targets, [test for _, test in pairs], names, ids, "fold")
     folds = []
     for number, (name, (train, test)) in enumerate(zip(names, pairs, strict=True)):
         inner = inner_folds(targets.take(train), codes[train], options.inner_folds, seed + 1 + number)
@@ -76,13 +79,40 @@ def outer_folds(options: SplitOptions, targets: Targets, ids: list[str], groups:
 
 
 def inner_folds(targets: Targets, groups: IntArray, count: int, seed: int) -> list[Pair]:
-    """Folds by group within train rows, with like shares of the classes; as many as the groups allow. Raises DataError below two."""
+    """Folds by group within train rows, with like shares of the classes; as many as the groups allow.
+
+    Raises DataError below two, and if folds tear a list (ranking).
+    """
     distinct = len(np.unique(groups))
     if distinct < 2:
         raise DataError(
             f"{len(targets)} train rows are all of one group; expected two or more, because settings are chosen on groups held out"
         )
-    return _split(targets, groups, min(count, distinct), seed, targets.task in CLASS_TASKS)
+    pairs = _split(targets, groups, min(count, distinct), seed, targets.task in CLASS_TASKS)
+    names = [f"inner fold {i + 1}" for i in range(len(pairs))]
+    _check_lists_whole(targets, [tuned for _, tuned in pairs], names, [f"row {i}" for i in range(len(targets))], "inner fold")
+    return pairs
+
+
+def _check_lists_whole(targets: Targets, parts: Sequence[IntArray], names: list[str], ids: list[str], unit: str) -> None:
+    """Raises DataError if the records of a list (ranking) are in several parts: heads of several folds, each on a level of its own, would
+    score them, and their scores cannot be sorted together."""
+    if targets.query is None:
+        return
+    part_of = {row: name for name, rows in zip(names, parts, strict=True) for row in rows.tolist()}
+    first: dict[int, int] = {}  # the first record of each list
+    torn: dict[int, str] = {}
+    for row in sorted(part_of):
+        query = int(targets.query[row])
+        other = first.setdefault(query, row)
+        if part_of[other] != part_of[row]:
+            torn.setdefault(query, f"that of {ids[other]} ({part_of[other]}) and {ids[row]} ({part_of[row]})")
+    if torn:
+        raise DataError(
+            f"{len(torn)} lists lie in more than one {unit}: {listed(list(torn.values()), 3)}; expected each list whole in one, because "
+            "records can be ranked only against those that the same head scores; set classify.split.by to the column of classify.query, "
+            "or to one whose groups hold whole lists"
+        )
 
 
 def _split(targets: Targets, groups: IntArray, count: int, seed: int, stratified: bool) -> list[Pair]:

@@ -22,8 +22,8 @@ from biollm.classify.boosting import SAID_OTHERWISE, TREE_SETTINGS, fit_booster,
 from biollm.classify.config import HeadName, Task
 from biollm.classify.explain import explain_forest, explain_linear, explain_trees
 from biollm.classify.metrics import FloatArray
-from biollm.classify.models import BoostedModel, Examples, Model, Settings, fit_sklearn, load_boosted, load_sklearn
-from biollm.core.errors import ConfigError
+from biollm.classify.models import BoostedModel, Examples, Model, Settings, fit_sklearn, load_boosted, load_sklearn, mark_constant
+from biollm.core.errors import ConfigError, listed
 
 _CLASSES: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 _MAX_ITERATIONS = 2000
@@ -39,7 +39,8 @@ class HeadKind:
     choices: settings that are tried when optuna is not asked for, strongest regularisation first: of equally good ones the first wins.
     space: one draw of settings from an optuna trial. fit(train, validation or None, settings, classes, pca, seed): with validation rows
     the rounds of boosting stop early unless `settings` says how many; without them it must. explain(model, features): (n, columns)
-    contributions, None where columns are mixed; explained_by: what these are, for people; explained_rows: of how many rows at most.
+    contributions, None where columns are mixed; explained_by: what these are, for people; explained_rows: of how many rows at most; draws:
+    whether another seed fits another model.
     """
 
     title: str
@@ -52,6 +53,7 @@ class HeadKind:
     explain: Callable[[Any, FloatArray], FloatArray | None]
     explained_by: str
     explained_rows: int = 500
+    draws: bool = False
 
 
 def _linear(make_estimator: Callable[[Settings, Task, int], Any]) -> Callable[..., Model]:
@@ -67,15 +69,32 @@ def _linear(make_estimator: Callable[[Settings, Task, int], Any]) -> Callable[..
 
 
 def reduction(pca: int | None, train: Examples, seed: int) -> list[Any]:
-    """A scaler, and PCA where it is asked for. Raises ConfigError if there are fewer rows or columns than components."""
-    if pca is None:
+    """A scaler, and PCA where it is asked for and the table has more columns than components (see `check_pca`).
+
+    Raises ConfigError if there are fewer rows than components.
+    """
+    rows, columns = train.features.shape
+    if pca is None or columns <= pca:
         return [StandardScaler()]
-    most = min(train.features.shape)
-    if pca > most:
+    if pca > rows:
         raise ConfigError(
-            f"classify.pca is {pca}, but a row of the table has only {most} columns or train rows; expected at most that; lower it"
+            f"classify.pca is {pca}, but a head is fitted on {rows} train rows only; expected at most that many components; lower it"
         )
     return [StandardScaler(), PCA(pca, random_state=seed % 2**32, svd_solver="full")]
+
+
+def check_pca(pca: int | None, columns: dict[str, int]) -> None:
+    """Raises ConfigError if all rows of the score table have fewer columns than components: some may go without PCA, all must not.
+
+    columns: how many each row has, by its name.
+
+    >>> check_pca(50, {"covariates": 2, "k-mers": 136})
+    """
+    if pca is not None and columns and pca > max(columns.values()):
+        told = [f"{name} ({count})" for name, count in columns.items()]
+        raise ConfigError(
+            f"classify.pca is {pca}, but no row of the table has as many columns: {listed(told, 5)}; lower it, or leave it out"
+        )
 
 
 def _logistic(settings: Settings, task: Task, seed: int) -> Any:
@@ -109,12 +128,13 @@ def _fit_mlp(*arguments: Any) -> Model:
 
 
 def _fit_trees(train: Examples, validation: Examples | None, settings: Settings, classes: int, pca: int | None, seed: int) -> Model:
-    if pca is None:
-        return BoostedModel(fit_booster(train, validation, settings, classes, seed))
-    reduce = make_pipeline(*reduction(pca, train, seed)).fit(train.features)
+    steps = reduction(pca, train, seed)
+    if len(steps) == 1:  # trees need no scaler
+        return BoostedModel(mark_constant(fit_booster(train, validation, settings, classes, seed), train.targets))
+    reduce = make_pipeline(*steps).fit(train.features)
     inside = [None if part is None else Examples(reduce.transform(part.features), part.targets) for part in (train, validation)]
     assert inside[0] is not None
-    return BoostedModel(fit_booster(inside[0], inside[1], settings, classes, seed), reduce)
+    return BoostedModel(mark_constant(fit_booster(inside[0], inside[1], settings, classes, seed), train.targets), reduce)
 
 
 def _penalty(name: str, low: float, high: float) -> Callable[[Any], Settings]:
@@ -172,15 +192,15 @@ HEADS: dict[HeadName, HeadKind] = {
     "forest": HeadKind(
         "random forest", (*_CLASSES, "regression"),
         [{"min_samples_leaf": 5, "max_features": "sqrt"}, {"min_samples_leaf": 1, "max_features": "sqrt"}], _forest_space,
-        _linear(_forest), load_sklearn, _told, explain_forest, _TREE_SHAP, explained_rows=100,  # a tenth of a second each
+        _linear(_forest), load_sklearn, _told, explain_forest, _TREE_SHAP, explained_rows=100, draws=True,  # a tenth of a second each
     ),
     "xgboost": HeadKind(
         "XGBoost", (*_CLASSES, "regression", "ranking"), [{}], _tree_space, _fit_trees,
-        lambda path, task, classes: load_boosted(path), _told_trees, explain_trees, _TREE_SHAP,
+        lambda path, task, classes: load_boosted(path), _told_trees, explain_trees, _TREE_SHAP, draws=True,
     ),
     "mlp": HeadKind(
         "MLP", (*_CLASSES, "regression"), [{"width": 64, "alpha": a} for a in (10.0, 1.0, 0.1)], _mlp_space,
-        _fit_mlp, load_sklearn, _told, lambda model, features: None, "",
+        _fit_mlp, load_sklearn, _told, lambda model, features: None, "", draws=True,
     ),
 }  # fmt: skip
 HEAD_TITLES: dict[HeadName, str] = {name: kind.title for name, kind in HEADS.items()}

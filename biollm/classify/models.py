@@ -24,6 +24,8 @@ Settings = dict[str, Any]
 # What a head of ours may hold beyond what skops trusts by itself. A tree's node numbers are checked before it is asked anything.
 _TRUSTED = ["sklearn.neural_network._stochastic_optimizers.AdamOptimizer", "sklearn.tree._tree.Tree"]
 
+_CONSTANT = "constant_labels"
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -51,6 +53,10 @@ class Model(Protocol):
     def gives_probabilities(self) -> bool:
         """Or distances from a border, which only a calibrator turns into probabilities."""
 
+    @property
+    def constant(self) -> FloatArray | None:
+        """(C,) 0 or 1 for the labels that none or all of its train rows had (binary: (1,), of the positive class), NaN for the others."""
+
     def output(self, features: FloatArray) -> FloatArray:
         """(n,) of the positive class, a quantity or a rank score; (n, C) of classes or labels."""
 
@@ -69,6 +75,12 @@ class SklearnModel:
     @property
     def gives_probabilities(self) -> bool:
         return all(isinstance(part, float) or hasattr(part, "predict_proba") for part in self.parts)
+
+    @property
+    def constant(self) -> FloatArray | None:
+        if self.task not in ("binary", "multilabel"):
+            return None
+        return np.array([part if isinstance(part, float) else np.nan for part in self.parts])
 
     def output(self, features: FloatArray) -> FloatArray:
         if self.task == "multilabel":
@@ -145,7 +157,10 @@ def _check_tree(path: Path, tree: Any) -> None:
 
 @dataclass(frozen=True)
 class BoostedModel:
-    """Gradient-boosted trees of XGBoost; `reduce` (standardised principal components) goes before them where the recipe asks for it."""
+    """Gradient-boosted trees of XGBoost; `reduce` (standardised principal components) goes before them where the recipe asks for it.
+
+    What is constant stands in the file itself, as an attribute of the booster: trees come near to 0 and 1, but not there.
+    """
 
     booster: xgboost.Booster
     reduce: Pipeline | None = None
@@ -154,6 +169,11 @@ class BoostedModel:
 
     def output(self, features: FloatArray) -> FloatArray:
         return np.asarray(self.booster.inplace_predict(self.reduced(features)), dtype=np.float64)
+
+    @property
+    def constant(self) -> FloatArray | None:
+        told = self.booster.attr(_CONSTANT)
+        return None if told is None else np.array([float(value) for value in told.split()])
 
     def reduced(self, features: FloatArray) -> FloatArray:
         return features if self.reduce is None else np.asarray(self.reduce.transform(features))
@@ -166,6 +186,16 @@ class BoostedModel:
         self.booster.save_model(path)
         if self.reduce is not None:
             dump_stable(self.reduce, path.with_suffix(".skops"))
+
+
+def mark_constant(booster: xgboost.Booster, targets: Targets) -> xgboost.Booster:
+    """The booster, which says from now on which of the labels that it was fitted to are the same for all rows (see `Model.constant`)."""
+    if targets.task in ("binary", "multilabel"):
+        member = targets.of_class()
+        constant = np.where((member == member[0]).all(axis=0), member[0], np.nan)
+        if not np.isnan(constant).all():
+            booster.set_attr(**{_CONSTANT: " ".join(f"{value:g}" for value in constant)})
+    return booster
 
 
 def load_boosted(path: Path) -> BoostedModel:

@@ -17,7 +17,7 @@ from biollm.classify.config import Config
 from biollm.classify.data import Dataset, check_given_splits, load_dataset, load_predictions
 from biollm.classify.fitting import Method
 from biollm.classify.folds import Fold, given_fold, inner_folds, outer_folds
-from biollm.classify.heads import heads_for
+from biollm.classify.heads import check_pca, heads_for
 from biollm.classify.measures import MEASURES, primary, primary_score, unlearned, without_fold_levels
 from biollm.classify.metrics import FloatArray, IntArray, resample_groups
 from biollm.classify.rows import FINETUNE, MAJORITY, AtHand, RowPlan, ScoredRow, no_nan, plan_rows
@@ -53,6 +53,9 @@ def run(job: Job[Config]) -> dict[str, Any]:
     finetuned = _load_finetuned(job, dataset)
     at_hand = AtHand(dataset.targets.task, set_titles(job), tables.titles, list(finetuned))
     plans = plan_rows(at_hand, heads, config.embeddings_plus_kmers)
+    if config.pca is not None:
+        fitted = (plan for plan in plans if plan.head != "none")
+        check_pca(config.pca, {plan.title: len(tables.names(plan, tables.encoder(plan, keep.train))) for plan in fitted})
 
     scored = scored_rows(folds)
     truth = dataset.targets.take(scored)

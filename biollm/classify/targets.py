@@ -169,8 +169,8 @@ def _check_rare(ids: list[str], spelled: pl.Series, names: list[str], place: str
 
 
 def _check_zero_one(ids: list[str], column: pl.Series, place: str) -> None:
-    good = column.cast(pl.Int8) if column.dtype == pl.Boolean else column
-    strange = [ids[i] for i in (~good.is_in([0, 1])).arg_true()] if good.dtype.is_numeric() else ids
+    are_numbers = column.dtype == pl.Boolean or column.dtype.is_numeric()
+    strange = [ids[i] for i in (~column.cast(pl.Float64).is_in([0.0, 1.0])).arg_true()] if are_numbers else ids
     if strange:
         raise DataError(
             f"{place}: {len(strange)} records have no 0 or 1 in '{column.name}': {listed(strange, 5)}; "

@@ -82,13 +82,14 @@ def test_scores_audit_published_figures_and_ranks_stand_side_by_side(folder: Pat
     drawn, given, leaking, nowhere, uninstalled = facts["tables"]
 
     model = f"{bert_base.parent.name}/bert"
-    assert {row["name"] for row in drawn["rows"]} == {model, "majority class", "k-mers + logistic", "letters by position + logistic"}
+    assert {row["name"] for row in drawn["rows"]} == {model, "trivial", "k-mers", "letters by position"}
     of = {row["name"]: row for row in drawn["rows"]}
-    assert of["majority class"]["mean"] == 0.5
-    assert of["k-mers + logistic"]["mean"] > 0.7, "GC content is in the 4-mers"
-    assert of["k-mers + logistic"]["sd"] > 0, "another seed is another split"
+    assert (of["trivial"]["mean"], of["trivial"]["note"]) == (0.5, "majority class")
+    assert of["k-mers"]["mean"] > 0.7, "GC content is in the 4-mers"
+    assert (of["k-mers"]["note"], of["letters by position"]["note"]) == ("logistic, k = 4", "logistic")
+    assert of["k-mers"]["sd"] > 0, "another seed is another split"
     assert of[model]["note"] == "reads dna as text"
-    assert {row["name"]: row["sd"] for row in given["rows"]}["k-mers + logistic"] == 0, "given splits are the same for every seed"
+    assert {(row["sd"], len(row["values"])) for row in given["rows"]} == {(None, 1)}, "no seed changes anything: one fit, no spread"
 
     assert drawn["audit"]["verdict"] != "leaks"
     assert leaking["audit"]["verdict"] == "leaks"
@@ -133,6 +134,23 @@ def test_a_score_is_that_of_a_head_fitted_on_train_and_chosen_on_validation(fold
     )
     expected = roc_auc_score(y[part["test"]], head.predict_proba(vectors[part["test"]])[:, 1])
     assert entry.measures[0]["auroc"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_baseline_has_one_name_whatever_the_task(folder: Path, tmp_path: Path) -> None:
+    data = pl.read_csv(folder / "given.csv")
+    data.with_columns(y=pl.col("y") + pl.int_range(pl.len()) / 1000).write_csv(tmp_path / "given.csv")
+    kinds = {}
+    for place in (folder, tmp_path):
+        prepared = prepare(SuiteTable.model_validate(_table("given")), place, [0, 1], None)
+        kinds[prepared.draws[0].dataset.targets.task] = {entry.name: entry.note for entry in score_baselines(prepared)}
+    assert kinds["binary"] == {"trivial": "majority class", "k-mers": "logistic, k = 4", "letters by position": "logistic"}
+    assert kinds["regression"] == {"trivial": "mean of train", "k-mers": "ridge, k = 4", "letters by position": "ridge"}
+
+
+def test_a_head_that_draws_is_fitted_for_every_seed_also_on_given_splits(folder: Path, bert_base: Path) -> None:
+    prepared = prepare(SuiteTable.model_validate(_table("given")), folder, [0, 1], None)
+    (model,) = open_models([str(bert_base)])
+    assert [len(score_model(model, prepared, head).measures) for head in ("mlp", "ridge")] == [2, 1]
 
 
 def test_an_adapted_model_reads_sequences_by_its_own_vocabulary_and_other_ones_as_text(folder: Path, classified: Run) -> None:

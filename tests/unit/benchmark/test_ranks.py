@@ -40,7 +40,7 @@ def test_ranks_are_meant_over_the_tables_that_an_entry_stands_in() -> None:
     one = summarise(_entries("auroc", a=[0.9], kmers=[0.8], b=[0.7]), AUROC)
     two = summarise(_entries("auroc", b=[0.9], kmers=[0.8]), AUROC)
     found = {rank.name: rank for rank in mean_ranks([one, two])}
-    assert [rank.name for rank in mean_ranks([one, two])] == ["a", "b", "kmers"]
+    assert [rank.name for rank in mean_ranks([one, two])] == ["b", "kmers", "a"], "one table says less than two"
     assert (found["a"].mean_rank, found["a"].tables, found["a"].wins) == (1, 1, 1)
     assert (found["b"].mean_rank, found["b"].tables, found["b"].wins) == (2, 2, 1)
     assert (found["kmers"].mean_rank, found["kmers"].kind) == (2, "baseline")
@@ -49,3 +49,9 @@ def test_ranks_are_meant_over_the_tables_that_an_entry_stands_in() -> None:
 def test_equals_at_the_top_are_all_first() -> None:
     found = {rank.name: rank for rank in mean_ranks([summarise(_entries("auroc", a=[0.9], b=[0.9], kmers=[0.5]), AUROC)])}
     assert (found["a"].mean_rank, found["a"].wins, found["b"].wins, found["kmers"].wins) == (1.5, 1, 1, 0)
+
+
+def test_a_baseline_of_tasks_with_unlike_heads_is_one_entry() -> None:
+    one = summarise([Entry("m", "model", [{"auroc": 0.9}]), Entry("k-mers", "baseline", [{"auroc": 0.8}], "logistic")], AUROC)
+    two = summarise([Entry("m", "model", [{"rmse": 2.0}]), Entry("k-mers", "baseline", [{"rmse": 1.0}], "ridge")], RMSE)
+    assert [(rank.name, rank.mean_rank, rank.tables) for rank in mean_ranks([one, two])] == [("k-mers", 1.5, 2), ("m", 1.5, 2)]

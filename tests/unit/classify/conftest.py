@@ -74,7 +74,7 @@ def classify_job(tmp_path: Path) -> Callable[..., Job[Config]]:
         sets = {f"{name}.parquet": embeddings(_embeddings(corpus, signal, rng)) for name, signal in signals.items()}
         facts = {"sets": {name: {"dim": _DIMENSIONS} for name in signals}}
         inputs = {
-            "ingest": _artifact(folder, "ingest", {"records.parquet": records(corpus)}, {}),
+            "ingest": _artifact(folder, "ingest", {"records.parquet": records(corpus)}, {"tracks": []}),
             "embed": _artifact(folder, "embed", sets, facts),
         }
         if predictions is not None:

@@ -84,6 +84,22 @@ def test_a_split_of_one_class_is_refused_by_id(refusal: Run) -> None:
     assert "the test split (first: no record) has label_coding None; expected 0 and 1" in found
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), pl.Float64), (2, pl.Int8), (0.5, pl.Float32)])
+def test_a_label_that_is_not_0_or_1_is_refused_by_id(refusal: Run, value: object, dtype: Any) -> None:
+    def spoil(table: pl.DataFrame) -> pl.DataFrame:
+        labels = table["label_coding"].cast(dtype).to_list()
+        labels[7] = labels[300] = value
+        return table.with_columns(pl.Series("label_coding", labels, dtype=dtype))
+
+    found = refusal(records=spoil)
+    assert re.search(r"records\.parquet: 2 records have neither 0, 1 nor null in 'label_coding': r7, r300$", found)
+
+
+def test_text_is_no_label_of_the_script(refusal: Run) -> None:
+    found = refusal(records=lambda table: table.with_columns(pl.col("label_coding").cast(pl.String)))
+    assert "320 records have neither 0, 1 nor null in 'label_coding': r0, r1" in found
+
+
 def test_embeddings_of_another_model_than_a_saved_heads_are_refused(refusal: Run, classify_job: Callable[..., Job[Config]]) -> None:
     job = classify_job({"label": "coding", "heads": ["logistic"]})
     run_stage(job)

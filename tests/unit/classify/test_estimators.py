@@ -145,3 +145,68 @@ def test_a_probability_of_one_half_is_a_yes_as_in_the_measures() -> None:
     head = HeadClassifier("logistic", settings={"C": 1.0}).fit(X, y)
     assert (head.predict_proba(X) == 0.5).all()
     assert (head.predict(X) == "intron").all()
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "svm"])
+def test_a_label_that_never_varies_has_its_value_as_probability(kind: Any) -> None:
+    X, signal = _table()
+    labels = np.column_stack([signal > 0, np.zeros(90), np.ones(90)]).astype(int)
+    assert HeadClassifier(kind).fit(X, labels).predict_proba(X)[:, 1:].tolist() == [[0, 1]] * 90
+
+
+def test_a_constant_quantity_is_refused_only_where_settings_are_chosen_by_it() -> None:
+    X, _ = _table()
+    with pytest.raises(ValueError, match=r"y is 1 for all 90 rows, so no setting of the head 'ridge' is better than another; .* settings="):
+        HeadRegressor("ridge").fit(X, np.ones(90))
+    with pytest.raises(ValueError, match=r"y is 1 for all 90 rows"):
+        HeadRegressor("xgboost", tune=2).fit(X, np.ones(90))
+    assert HeadRegressor("ridge", settings={"alpha": 1.0}).fit(X, np.ones(90)).predict(X) == pytest.approx(1)
+    assert HeadRegressor("xgboost").fit(X, np.ones(90)).predict(X) == pytest.approx(1), "its only settings are its defaults"
+    with pytest.raises(ValueError, match=r"y is the same for all 90 rows"):
+        HeadClassifier().fit(X, np.zeros((90, 2), dtype=int))
+    with pytest.raises(ValueError, match=r"y is 'exon' for all 90 rows"):
+        HeadClassifier(classes=["exon", "intron"]).fit(X, ["exon"] * 90)
+
+
+def test_too_few_rows_to_choose_by_are_refused_with_a_way_out() -> None:
+    X, signal = _table()
+    with pytest.raises(
+        ValueError, match=r"of the 3 rows .* held out .* all of one class, .*; give more rows of each .*validation=.* settings="
+    ):
+        HeadClassifier().fit(X[:3], ["a", "b", "a"])
+    small = HeadClassifier(settings={"C": 1.0}).fit(X[:3], ["a", "b", "a"])
+    assert small.predict_proba(X).shape == (90, 2)
+    y = (signal > 0).astype(int)
+    with pytest.raises(ValueError, match=r"the rows of validation are all of one class"):
+        HeadClassifier().fit(X, y, validation=(X[:9], np.ones(9, dtype=int)))
+    with pytest.raises(ValueError, match=r"the rows of validation hold one value only"):
+        HeadRegressor("ridge").fit(X, signal, validation=(X[:9], np.ones(9)))
+    assert HeadRegressor("ridge", settings={"alpha": 1.0}).fit(X, signal, validation=(X[:9], np.ones(9))).predict(X).shape == (90,)
+
+
+def test_groups_and_lists_are_one_known_value_a_row() -> None:
+    X, signal = _table()
+    y = (signal > 0).astype(int)
+    for groups, message in (
+        ([None] * 90, r"groups has no value in 90 rows \(0, 1, 2, 3, 4 and 85 more\); expected the group of each row"),
+        ([1.0] * 88 + [float("nan")] * 2, r"groups has no value in 2 rows \(88, 89\)"),
+        (["a"] * 90, r"groups holds one value only \(a\); expected two or more, because settings are chosen on groups held out; .*None"),
+        (np.array(["a", 1] * 45, dtype=object), r"groups holds values of kinds that have no common order \(int, str\)"),
+        (np.zeros((90, 2)), r"groups has the shape \(90, 2\); expected one value for each of 90 rows"),
+        (["a", "b"], r"groups has the shape \(2,\); expected one value for each of 90 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HeadClassifier().fit(X, y, groups=groups)
+    with pytest.raises(ValueError, match=r"query has no value in 90 rows"):
+        HeadRanker().fit(X, y, [None] * 90)
+
+
+def test_more_components_than_columns_or_rows_are_refused() -> None:
+    X, signal = _table()
+    for pca, rows, message in (
+        (5, 90, "pca is 5, but X has 4 columns; expected at most 4"),
+        (3, 4, r"pca is 3, but .* \d train rows only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HeadRegressor("ridge", pca=pca).fit(X[:rows], signal[:rows])
+    assert HeadRegressor("ridge", pca=4).fit(X, signal).predict(X).shape == (90,)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from biollm.classify.boosting import cross_validate_trees, threads
-from biollm.classify.config import HeadName, Task, TuneOptions
+from biollm.classify.config import Calibration, HeadName, Task, TuneOptions
 from biollm.classify.explain import explained_rows, top_features
 from biollm.classify.fitting import Method, fit_head
-from biollm.classify.heads import HEADS, heads_for
+from biollm.classify.heads import HEADS, check_pca, heads_for
 from biollm.classify.measures import primary_score
 from biollm.classify.models import Examples
 from biollm.classify.skops_file import dump_stable, renumber
@@ -127,6 +128,82 @@ def test_a_class_that_the_train_rows_lack_has_probability_zero() -> None:
         output = head.output(train.features)
         assert not output[:, 3].any()
         assert output.sum(axis=1) == pytest.approx(1)
+
+
+def _with_constant_labels(values: np.ndarray) -> Examples:
+    """A label that varies, one that no row has, one that every row has."""
+    features = np.random.default_rng(0).normal(size=(len(values), 4))
+    features[:, 0] += 2 * values
+    labels = np.column_stack([values, np.zeros(len(values)), np.ones(len(values))])
+    return Examples(features, Targets("multilabel", ("x", "never", "always"), labels))
+
+
+@pytest.mark.parametrize("calibration", ["none", "isotonic", "sigmoid", "temperature"])
+@pytest.mark.parametrize("name", list(HEADS))
+def test_a_constant_label_has_its_constant_for_every_head_and_calibrator(name: HeadName, calibration: Calibration, tmp_path: Path) -> None:
+    train = _with_constant_labels(np.tile([0.0, 1.0], 30))
+    method = Method(name, calibration=calibration, settings={"rounds": 3} if name == "xgboost" else HEADS[name].choices[-1])
+    head = fit_head(method, train, [(np.arange(40), np.arange(40, 60))], True, np.arange(60))
+    output = head.output(train.features)
+    assert np.ptp(output[:, 0]) > 0
+    assert output[:, 1:].tolist() == [[0, 1]] * 60
+    head.model.save(tmp_path / f"head{head.model.suffix}")
+    again = replace(head, model=HEADS[name].load(tmp_path / f"head{head.model.suffix}", "multilabel", 3))
+    assert np.array_equal(again.output(train.features), output)
+
+
+@pytest.mark.parametrize("name", ["ridge", "svm", "xgboost", "logistic"])
+def test_train_rows_of_one_class_say_that_class_whatever_the_rows_of_choice_hold(name: HeadName) -> None:
+    both = _examples(80, 0, "binary")
+    for constant in (0.0, 1.0):
+        values = np.append(np.full(50, constant), both.targets.values[50:])
+        head = fit_head(
+            Method(name, calibration="sigmoid"),
+            Examples(both.features, Targets("binary", ("0", "1"), values)),
+            [(np.arange(50), np.arange(50, 80))], False, np.arange(50),
+        )  # fmt: skip
+        assert (head.output(both.features) == constant).all()
+
+
+def test_labels_that_the_train_rows_lack_do_not_turn_the_temperature_of_the_others() -> None:
+    one = _with_constant_labels(np.tile([0.0, 1.0, 1.0, 0.0, 1.0], 20))
+    flipped = one.targets.values.copy()
+    flipped[60:, 1] = 1
+    pair = [(np.arange(60), np.arange(60, 100))]
+    temperatures = []
+    for values in (one.targets.values, flipped):
+        head = fit_head(
+            Method("logistic", calibration="temperature"),
+            Examples(one.features, Targets("multilabel", one.targets.classes, values)), pair, False, np.arange(60),
+        )  # fmt: skip
+        assert not head.output(one.features)[:, 1].any()
+        assert head.calibrator is not None
+        temperatures.append(head.calibrator.temperature)
+    assert temperatures[0] == temperatures[1]
+
+
+@pytest.mark.parametrize("name", ["logistic", "xgboost"])
+def test_pca_is_left_out_where_a_row_has_no_more_columns_and_the_choice_says_so(name: HeadName) -> None:
+    wide = _examples(100, 0, "binary")
+    narrow = Examples(wide.features[:, :2], wide.targets)
+    pair, rows = [(np.arange(60), np.arange(60, 100))], np.arange(60)
+    told = {columns: fit_head(Method(name, pca=pca), part, pair, False, rows).choice
+            for columns, pca, part in ((2, 4, narrow), (5, 5, wide), (0, 4, wide))}  # fmt: skip
+    assert told[2].endswith(", no PCA: 2 columns only")
+    assert told[5].endswith(", no PCA: 5 columns only")
+    assert "PCA" not in told[0]
+    plain = fit_head(Method(name), narrow, pair, False, rows)
+    assert np.array_equal(fit_head(Method(name, pca=4), narrow, pair, False, rows).output(narrow.features), plain.output(narrow.features))
+    few = Examples(np.random.default_rng(0).normal(size=(100, 80)), wide.targets)
+    with pytest.raises(ConfigError, match=r"classify.pca is 70, but a head is fitted on 60 train rows only"):
+        fit_head(Method(name, pca=70), few, pair, False, rows)
+
+
+def test_pca_for_which_no_row_is_wide_enough_is_refused() -> None:
+    check_pca(None, {"covariates": 2})
+    check_pca(136, {"covariates": 2, "k-mers": 136})
+    with pytest.raises(ConfigError, match=r"classify.pca is 137, but no row of the table has as many columns: covariates \(2\), k-mers \("):
+        check_pca(137, {"covariates": 2, "k-mers": 136})
 
 
 def test_optuna_sees_inner_rows_only_and_repeats_itself() -> None:

@@ -245,7 +245,7 @@ def test_embeddings_of_another_model_are_named(classify_job: ClassifyJob) -> Non
          r"1 records have no 0 or 1 in 'label_coding': r0"),
         ({"split": {"scheme": "stratified_group_kfold"}, "heads": []}, {"label_coding": _quantity}, ConfigError, r"use group_kfold"),
         ({"heads": ["logistic"]}, {"label_coding": _quantity}, ConfigError, r"names logistic, which cannot do regression"),
-        ({"pca": 100}, {}, ConfigError, r"classify.pca is 100, but a row of the table has only \d+ columns"),
+        ({"pca": 200}, {"label_coding": _classes}, ConfigError, r"classify.pca is 200, but a head is fitted on 160 train rows only"),
         ({"covariates": ["id"]}, {}, DataError, r"covariate 'id' has 160 categories in the train rows .*|covariate 'id' has 320"),
         ({}, {"group": lambda t: ["shared" if i in (0, 319) else f"g{i // 5}-{s}" for i, s in enumerate(t["split"])]}, DataError,
          r"the splits leak.*\n.*group.*\(for example r319 and r0\)"),
@@ -256,6 +256,14 @@ def test_bad_input_of_other_tasks_and_schemes_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         run(classify_job(config, records=_with(**records)))  # type: ignore[arg-type]
+
+
+def test_pca_is_left_out_of_rows_that_have_no_more_columns(classify_job: ClassifyJob) -> None:
+    age = {"covariate_age": lambda t: [float(i % 7) for i in range(t.height)]}
+    facts = run(classify_job({"pca": 5, "covariates": ["covariate_age"]}, signals={"pretrain": 3.0}, records=_with(**age)))
+    choices = {row["name"]: row["choice"] for row in facts["rows"]}
+    assert choices["covariates_logistic"].endswith(", no PCA: 2 columns only")
+    assert all("PCA" not in choices[name] for name in ("kmers_logistic", "pretrain_logistic", "pretrain_covariates_logistic"))
 
 
 def test_a_class_of_one_group_is_left_out_where_no_head_could_learn_it(classify_job: ClassifyJob) -> None:
