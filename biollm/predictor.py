@@ -33,7 +33,7 @@ from biollm.ingest.records.clean import cleaner_of
 from biollm.ingest.records.config import RecordOptions, SmilesOptions
 from biollm.modeling.base import normal_folder
 from biollm.modeling.channels import OTHER_OPERATORS, check_cytosines, check_track
-from biollm.modeling.tracks import Track, compute_track
+from biollm.modeling.tracks import Track, TrackConfig, compute_track
 from biollm.modeling.vocabulary import DomainVocabulary
 
 
@@ -165,10 +165,10 @@ class Predictor:
     def _with_computed(self, table: pl.DataFrame, sequences: Sequence[str]) -> pl.DataFrame:
         """A table with the tracks that the head reads and that follow from the sequences, whatever stood there."""
         blocks = [block for block in self.head.card.features if isinstance(block, TrackBlock)]
+        tracks = [TrackConfig.model_validate(track) for block in blocks for track in block.computed]
         return table.with_columns(
             pl.Series(TRACK + track.name, [compute_track(track, sequence) for sequence in sequences], pl.List(pl.Float32))
-            for block in blocks
-            for track in block.computed
+            for track in tracks
         )
 
     def clean(self, records: Records) -> list[str]:

@@ -15,7 +15,6 @@ from biollm.core.alphabets import Modality
 from biollm.core.errors import DataError, listed
 from biollm.core.recipe import Section
 from biollm.corpus.columns import COVERAGE, TRACK
-from biollm.modeling.tracks import TrackConfig
 
 
 class EmbeddingBlock(Section):
@@ -75,19 +74,19 @@ class RandomBlock(Section):
 
 class TrackBlock(Section):
     """Tracks summed up over a record. shares, cytosines: those whose values were all from 0 to 1, or on no A or T, where it was fitted;
-    computed: how those follow that follow from the sequence."""
+    computed: how those follow that follow from the sequence (a modeling.tracks.TrackConfig each)."""
 
     kind: Literal["tracks"] = "tracks"
     tracks: list[str]
     with_coverage: list[str]
     shares: list[str] = []
     cytosines: list[str] = []
-    computed: list[TrackConfig] = []
+    computed: list[dict[str, Any]] = []
 
     @property
     def measured(self) -> list[str]:
         """The tracks that new records have to bring."""
-        return [name for name in self.tracks if name not in {track.name for track in self.computed}]
+        return [name for name in self.tracks if name not in {track["name"] for track in self.computed}]
 
     @property
     def columns(self) -> int:

@@ -30,7 +30,6 @@ from biollm.core.alphabets import Modality
 from biollm.core.job import Job
 from biollm.core.seeding import derive_seed
 from biollm.corpus.columns import COVERAGE, TRACK
-from biollm.modeling.tracks import TrackConfig
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ def build_tables(job: Job[Config], dataset: Dataset, modality: Modality) -> Tabl
 def _track_block(job: Job[Config], dataset: Dataset, modality: Modality) -> TrackBlock:
     """The tracks of the corpus, and what their values are, so that those of new records can be told to be others."""
     names, table = dataset.track_names, dataset.table
-    computed = [TrackConfig.model_validate(track) for track in job.facts_of("ingest")["tracks"] if track["name"] in names]
-    measured = [name for name in names if name not in {track.name for track in computed}]
+    computed = [track for track in job.facts_of("ingest")["tracks"] if track["name"] in names]
+    measured = [name for name in names if name not in {track["name"] for track in computed}]
     return TrackBlock(
         tracks=names,
         with_coverage=[name for name in names if COVERAGE + name in table.columns],

@@ -7,8 +7,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biollm.classify.metrics import FloatArray
+from biollm.core.alphabets import stands_on
 from biollm.corpus.columns import COVERAGE, TRACK
-from biollm.modeling.channels import stands_on
 
 
 def track_features(table: pl.DataFrame, names: list[str]) -> FloatArray:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 Modality = Literal["dna", "methylated_dna", "rna", "protein", "smiles", "text"]
 DOUBLE_STRANDED: tuple[Modality, ...] = ("dna", "methylated_dna", "rna")  # sequences that have a reverse complement
@@ -104,3 +105,8 @@ def canonical(sequence: str) -> str:
     ('AAA', 'AAA')
     """
     return min(sequence, reverse_complement(sequence))
+
+
+def stands_on(sequence: str, letters: str) -> NDArray[np.bool_]:
+    """(L,) whether a residue is one of some letters, in either case."""
+    return np.isin(np.frombuffer(sequence.upper().encode("ascii", "replace"), dtype=np.uint8), [ord(letter) for letter in letters])

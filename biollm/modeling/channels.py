@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from biollm.core.alphabets import stands_on
 from biollm.core.errors import DataError, listed, repeated
 from biollm.modeling.tracks import FloatArray, IntArray, RecordTracks, TokenValues, Track, TrackConfig, compute_track, over_tokens
 
@@ -102,11 +103,6 @@ def on_strand(track: Track, sequence: str, strand: Strand) -> Track:
     if strand == "both":
         return track
     return track.only(stands_on(sequence, "C" if strand == "plus" else "G"))
-
-
-def stands_on(sequence: str, letters: str) -> NDArray[np.bool_]:
-    """(L,) whether a residue is one of some letters, in either case."""
-    return np.isin(np.frombuffer(sequence.upper().encode("ascii", "replace"), dtype=np.uint8), [ord(letter) for letter in letters])
 
 
 class FusionSpec(BaseModel):
