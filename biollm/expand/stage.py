@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from biollm.core.alphabets import stands_on
 from biollm.core.errors import ConfigError, DataError
 from biollm.core.job import Job
 from biollm.core.model_card import write_model_card
@@ -21,15 +23,15 @@ from biollm.core.resources import resolve_folder
 from biollm.core.seeding import derive_seed, generator
 from biollm.expand.config import ChannelConfig, Config, FusionConfig
 from biollm.modeling.base import normal_folder
-from biollm.modeling.channels import FusionSpec, describe_channel, on_strand, stands_on
+from biollm.modeling.channels import FusionSpec, describe_channel, on_strand
 from biollm.modeling.corpus import ROW, TrackTable, evenly, read_records
 from biollm.modeling.distill import CONTEXT_TOKENS, Context, Teacher, contexts_of
 from biollm.modeling.encoding import Encoder
 from biollm.modeling.fusion import FusedModel, attach_fusion, read_spec
 from biollm.modeling.inits import Donor, InitName, NewTokens, Table, initialise, table_of
 from biollm.modeling.loading import copy_tokenizer, load_config, load_stock, save_model, store_as_in, tensors_beside, token_capacity
-from biollm.modeling.shards import Which, expand_shards, read_checkpoint
-from biollm.modeling.surgery import MATRICES, resize, tables_of
+from biollm.modeling.shards import Stored, Which, expand_shards, read_checkpoint
+from biollm.modeling.surgery import MATRICES, describe_architecture, resize, table_named, tables_of
 from biollm.modeling.tracks import FloatArray, TrackConfig
 from biollm.modeling.vocabulary import DomainVocabulary, base_pieces, load_tokenizer, readable_texts, unknown_id
 from biollm.training.batches import pad_examples
@@ -37,8 +39,10 @@ from biollm.training.config import ObjectiveName
 from biollm.training.examples import Example, check_lengths, encode_corpus, encode_texts, open_tracks
 from biollm.training.language import LanguageModel, LanguageScore, score_language, train_briefly
 from biollm.training.objectives import AUTO_CLASSES, Architecture, architecture_of, make_objective
+from tokenizers import Tokenizer
 
 _DISTILL_RECORDS = 2000
+_CHECKED_ROWS = 1 << 12  # of a table on disk, in memory at once
 # Of all letters, those that the base cannot read but the merged tokenizer can. A rare sign in a text says little of the loss; with
 # more of them the base would look better than it is, since an unknown token stands for letters that it need not tell apart.
 _UNKNOWN_SHARE = 0.01
@@ -135,14 +139,20 @@ def _new_tokens(encoder: Encoder, base: Path) -> NewTokens:
     assert vocabulary is not None, "a merge artifact has a domain vocabulary"
     tokenizer = load_tokenizer(base)
     known = tokenizer.get_vocab_size()
-    first = min(domain.first_id for domain in vocabulary.domains)
-    # a base that was itself merged has domains already: their tokens are base tokens now
-    texts = vocabulary.readable(encoder.tokenizer)[known - first :]
-    pieces = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    # a base that was itself merged has domains already, and its user may have added tokens behind them: all are base tokens now
+    texts = {i: text for i, text in _domain_texts(vocabulary, encoder.tokenizer) if i >= known}
+    assert list(texts) == list(range(known, known + len(texts))), "a merge appends its tokens to those of the base"
+    encoded = tokenizer.encode_batch(list(texts.values()), add_special_tokens=False)
+    pieces = {i: own.ids for i, own in zip(texts, encoded, strict=True)}
     words = [i for domain in vocabulary.domains if domain.strategy == "continue" for i in domain.ids if i >= known]
-    for i, own in zip(words, base_pieces(tokenizer, [str(encoder.tokenizer.id_to_token(i)) for i in words]), strict=True):
-        pieces[i - known] = own
-    return NewTokens(texts, pieces, readable_texts(tokenizer))
+    pieces |= zip(words, base_pieces(tokenizer, [str(encoder.tokenizer.id_to_token(i)) for i in words]), strict=True)
+    return NewTokens(list(texts.values()), list(pieces.values()), readable_texts(tokenizer))
+
+
+def _domain_texts(vocabulary: DomainVocabulary, tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:
+    """Id and readable text of every token of the domains. Between those of two merges there may be ids of other tokens."""
+    numbers = (i for domain in vocabulary.domains for i in domain.ids)
+    return zip(numbers, vocabulary.readable(tokenizer), strict=True)
 
 
 def _texts_of(folder: Path) -> list[str]:
@@ -150,8 +160,7 @@ def _texts_of(folder: Path) -> list[str]:
     tokenizer, vocabulary = load_tokenizer(folder), DomainVocabulary.load(folder)
     texts = readable_texts(tokenizer)
     if vocabulary is not None:
-        numbers = (i for domain in vocabulary.domains for i in domain.ids)
-        for i, text in zip(numbers, vocabulary.readable(tokenizer), strict=True):
+        for i, text in _domain_texts(vocabulary, tokenizer):
             texts[i] = text
     return texts
 
@@ -164,7 +173,8 @@ def _expand_in_memory(plan: Plan) -> dict[str, Any]:
     comparison = _compare(plan) if config.compare_inits else None
     stock = plan.load()
     carried = attach_fusion(stock, plan.base)  # here, since it checks that the fusion is of these embeddings
-    base_rows = tables_of(stock).input.detach().clone()
+    rows_before, width = tables_of(stock).input.shape
+    of_base = _rows_of_tables(stock, len(plan.tokens.base_texts))
     scores: dict[str, LanguageScore] = {}
     if plan.held_out is not None:
         scores |= _score_base(plan, stock)
@@ -173,7 +183,6 @@ def _expand_in_memory(plan: Plan) -> dict[str, Any]:
         scores[config.init] = _score(plan, stock, config.init)
         say(f"expand: held-out loss right after {config.init}: {scores[config.init].bits_per_base:.3f} bits per residue")
 
-    width = base_rows.shape[1]
     torch.manual_seed(derive_seed(job.seed, "expand", "fusion"))
     model = carried
     fusion_facts = None if carried.spec is None else _describe_fusion(carried.spec) | {"of_base": True}
@@ -189,8 +198,10 @@ def _expand_in_memory(plan: Plan) -> dict[str, Any]:
         say(f"expand: left out: {name} has one row per token of the base, but is no part of a {type(stock).__name__}")
     save_model(model, job.out, job.input("merge"), beside)
     tables = tables_of(stock)
-    _check_saved(plan, job.out, base_rows[: len(plan.tokens.base_texts)], output.to(tables.input.dtype).float())
-    added = (len(tables.input) - len(base_rows)) * width * (1 if tables.output is None else 2)
+    # a head that the base lacks was drawn in float32, and is rounded to the base's format as new rows are
+    of_base = {name: rows.to(table_named(stock, name).dtype).float() for name, rows in of_base.items()}
+    _check_saved(plan, job.out, of_base, output.to(tables.input.dtype).float())
+    added = (len(tables.input) - rows_before) * width * (1 if tables.output is None else 2)
     return {
         "held_out_records": 0 if plan.held_out is None else plan.held_out.height,
         "held_out_loss_nats": {name: score.nats_per_token for name, score in scores.items()},
@@ -355,17 +366,24 @@ def _table_on_disk(folder: Path, which: Which, rows: int) -> Table:
 
 def _check_written(plan: Plan) -> None:
     """Old rows are bit-equal in the new files, and every tensor has the shape that transformers expects (nothing is loaded)."""
-    sides: tuple[Which, ...] = ("input", "output")
-    for which in sides:
-        old, new = (_table_on_disk(folder, which, len(plan.tokens.base_texts)) for folder in (plan.base, plan.job.out))
-        if not all(np.array_equal(block, other) for (_, block), (_, other) in zip(old.blocks(), new.blocks(), strict=True)):
-            raise DataError("expand: rows of base tokens changed in the shards; nothing was kept. Please report this base model")
+    known = len(plan.tokens.base_texts)
+    before, after = (read_checkpoint(folder).tables for folder in (plan.base, plan.job.out))
+    if changed := [key for key, (old, _) in before.items() if not _same_rows(old, after[key][0], known)]:
+        raise DataError(
+            f"expand: rows of base tokens changed in the shards: {', '.join(changed)}; nothing was kept. Please report this base model"
+        )
     try:
         load_stock(plan.job.out, AUTO_CLASSES[plan.architecture], device_map="meta")
     except RuntimeError as error:
         raise DataError(
             f"expand: transformers cannot load the grown shards: {error}; nothing was kept. Please report this base model"
         ) from error
+
+
+def _same_rows(old: Stored, new: Stored, rows: int) -> bool:
+    """Whether the first rows of two stored tables are the same, read in blocks."""
+    blocks = ((first, min(rows, first + _CHECKED_ROWS)) for first in range(0, rows, _CHECKED_ROWS))
+    return all(np.array_equal(old.read_rows(*block), new.read_rows(*block)) for block in blocks)
 
 
 # --- fusion, and the last check ------------------------------------------------------------------------------------------------
@@ -441,12 +459,28 @@ def _step0_difference(model: FusedModel, examples: list[Example], encoder: Encod
     return difference
 
 
-def _check_saved(plan: Plan, folder: Path, base_rows: Tensor, new_rows: Tensor) -> None:
-    """Open what was written again: old rows bit-equal, new rows finite and those of the chosen initialiser."""
-    table = tables_of(load_stock(folder, AUTO_CLASSES[plan.architecture])).input.detach()
-    known, size = len(base_rows), plan.encoder.tokenizer.get_vocab_size()
-    assert torch.equal(table[known:size], new_rows), "the saved rows are those of another initialiser"
-    if not torch.equal(table[:known], base_rows):
-        raise DataError("expand: rows of base tokens changed in the saved model; nothing was written. Please report this base model")
-    if not torch.isfinite(table).all():
+def _rows_of_tables(model: nn.Module, rows: int) -> dict[str, Tensor]:
+    """Copies of what each vocabulary table of a model holds for its first tokens, by the table's name; of tied tables one copy."""
+    found: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}
+    for name, role in describe_architecture(type(model), model.config).tables.items():
+        table = table_named(model, name)
+        if id(table) not in copies:
+            held = table.detach()
+            copies[id(table)] = (held[:, :rows] if role == "offset" else held[:rows]).clone()
+        found[name] = copies[id(table)]
+    return found
+
+
+def _check_saved(plan: Plan, folder: Path, of_base: dict[str, Tensor], new_rows: Tensor) -> None:
+    """Open what was written again: old rows of every table bit-equal, new rows finite and those of the chosen initialiser."""
+    saved = load_stock(folder, AUTO_CLASSES[plan.architecture])
+    known, size = len(plan.tokens.base_texts), plan.encoder.tokenizer.get_vocab_size()
+    assert torch.equal(tables_of(saved).input.detach()[known:size], new_rows), "the saved rows are those of another initialiser"
+    now = _rows_of_tables(saved, known)
+    if changed := [name for name, rows in of_base.items() if not torch.equal(now[name].float(), rows)]:
+        raise DataError(
+            f"expand: rows of base tokens changed in the saved model: {', '.join(changed)}; nothing was kept. Please report this base model"
+        )
+    if not all(torch.isfinite(table_named(saved, name)).all() for name in of_base):
         raise DataError("expand: new rows of the saved model are not finite; try another expand.init")

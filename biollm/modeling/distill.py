@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from biollm.core.errors import ConfigError, DataError
 
 CONTEXT_TOKENS = 64  # base tokens of a context that is cut from a text, special ones included
+# Of the largest value: what changes the first token more depends on the tokens behind. Measured on tiny random models of float32: in a
+# causal mixture of experts rounding alone changes it by 1e-6; encoders of one layer, with weights as small as untrained ones, by 1e-3.
+_LOOK_AHEAD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def distill(teacher: Teacher, start_ND: NDArray[np.float32], rng: np.random.Gene
     table: Tensor = reader.get_input_embeddings().weight  # type: ignore[operator]
     rows = nn.Parameter(torch.from_numpy(start_ND.copy()).to(table.device))
     with _frozen(teacher.model):
-        both_sides, scale = _sees_both_sides(reader, contexts[0]), _embedding_scale(reader, contexts[0])
+        both_sides, scale = _sees_both_sides(reader), _embedding_scale(reader, contexts[0])
         rate = settings.learning_rate * float(table.detach().float().square().mean().sqrt())
         squares_N1 = torch.zeros(len(rows), 1, device=table.device)
         batches = [batch for _ in range(settings.epochs) for batch in _batches(contexts, settings.batch_size, rng)]
@@ -188,14 +191,17 @@ def _hidden(reader: nn.Module, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _sees_both_sides(reader: nn.Module, context: Context) -> bool:
-    """Whether the first token's hidden state depends on the last token. Asked of the model itself: configs name it in many ways."""
-    device = next(reader.parameters()).device
-    one = torch.tensor([context.base_ids[:8]], device=device)
-    two = one.clone()
-    two[0, -1] = two[0, 0] if two[0, -1] != two[0, 0] else (two[0, -1] + 1) % 8
+def _sees_both_sides(reader: nn.Module) -> bool:
+    """Whether the first token's hidden state depends on those behind. Asked of the model itself: configs name it in many ways.
+
+    Asked with fixed ids, not with a context: in one of a single token, the first token is all there is.
+    """
+    rows = len(reader.get_input_embeddings().weight)  # type: ignore[operator]
+    one = torch.arange(8, device=next(reader.parameters()).device)[None] % rows
+    two = torch.cat([one[:, :1], (one[:, 1:] + 1) % rows], dim=1)
     mask = torch.ones_like(one)
-    return not torch.allclose(_hidden(reader, one, mask)[0, 0], _hidden(reader, two, mask)[0, 0], rtol=0, atol=1e-6)
+    first, other = (_hidden(reader, ids, mask)[0, 0] for ids in (one, two))
+    return bool((first - other).abs().max() > _LOOK_AHEAD * first.abs().max())
 
 
 @torch.no_grad()

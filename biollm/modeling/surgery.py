@@ -44,11 +44,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Growth:
-    """How many rows are what: base tokens before new tokens before padding."""
+    """How many rows are what: base tokens before new tokens before padding. old_rows: those of the base's tables."""
 
     base_tokens: int
     vocab_size: int
     rows: int
+    old_rows: int
 
     @property
     def new_tokens(self) -> int:
@@ -82,7 +83,7 @@ def plan_growth(old_rows: int, new_tokens: int, vocab_size: int, pad_to_multiple
             f"the model has {known} rows; with {new_tokens} new tokens that is {known + new_tokens}, "
             f"but the merged tokenizer has {vocab_size} tokens; model and tokenizer do not belong together"
         )
-    return Growth(base_tokens, vocab_size, -(-vocab_size // pad_to_multiple) * pad_to_multiple)
+    return Growth(base_tokens, vocab_size, -(-vocab_size // pad_to_multiple) * pad_to_multiple, old_rows)
 
 
 def tables_of(model: nn.Module) -> Tables:
@@ -232,15 +233,20 @@ def suppressed_ids(before: Iterable[int] | None, growth: Growth) -> list[int] | 
 
 
 def check_special_ids(place: str, values: dict[str, Any], growth: Growth) -> None:
-    """Raise ConfigError if a pad, bos, eos … id of a config lies behind the base's tokens: it would come to mean a new token."""
+    """Raise ConfigError if a pad, bos, eos … id of a config lies behind the base's tokens: it would come to mean a new token, or none.
+
+    An id that has no row before and none after is no concern of the growth: configs have those of other vocabularies by default.
+    """
     for key, value in values.items():
         if not key.endswith("_token_id") or value is None:
             continue
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and growth.base_tokens <= number < growth.rows:
+            # where the base had rows that are no tokens, the new tables may be smaller, and transformers opens none with a pad id behind
+            if isinstance(number, int) and growth.base_tokens <= number < max(growth.rows, growth.old_rows):
+                bearer = "a new token" if number < growth.vocab_size else "no token"
                 raise ConfigError(
-                    f"{place}: {key} is {number}, but the base's tokenizer has {growth.base_tokens} tokens, so that a new token "
-                    f"would get this id; set {key} to the id that the tokenizer gives that token"
+                    f"{place}: {key} is {number}, but the base's tokenizer has {growth.base_tokens} tokens, so that {bearer} "
+                    f"would have this id; set {key} to the id that the tokenizer gives that token"
                 )
 
 

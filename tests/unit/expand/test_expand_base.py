@@ -21,11 +21,13 @@ from biollm.expand import stage
 from biollm.expand.config import Config
 from biollm.merge.continuation import pieces_of_new_tokens
 from biollm.modeling.corpus import evenly
+from biollm.modeling.encoding import Encoder
 from biollm.modeling.loading import load_model
 from biollm.modeling.shards import read_table
 from biollm.modeling.surgery import PADDING_BIAS
+from biollm.modeling.vocabulary import Domain, DomainVocabulary
 from biollm.stages import BY_NAME, Run
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 TOKENIZERS = {"bert": "bert_uncased", "llama": "mistral", "t5": "t5", "bart": "gpt2"}
 
@@ -155,6 +157,40 @@ def test_shards_that_transformers_would_not_load_are_not_kept(with_words: Callab
         both_ways(run.results.parent)
 
 
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [("llama", "lm_head.weight"), ("bert", "cls.predictions.bias"), ("bart", "final_logits_bias"), ("t5", "shared.weight")],
+)
+def test_no_table_may_change_what_it_holds_for_base_tokens(
+    with_words: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, key: str
+) -> None:
+    """An untied output table, an output bias, an offset of the logits, and the input table; in memory, and on the shards."""
+    run = with_words(model)
+
+    def spoil(write: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+        def spoilt(*arguments: Any, **options: Any) -> Any:
+            facts = write(*arguments, **options)
+            tensors = load_file(folder / "model.safetensors")
+            tensors[key].reshape(-1)[3] += 1
+            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+            return facts
+
+        return spoilt
+
+    def watch(job: Any) -> Any:
+        for name in ("save_model", "expand_shards"):
+            monkeypatch.setattr(stage, name, spoil(written[name], job.out))
+        return plan(job)
+
+    plan, written = stage._plan, {name: getattr(stage, name) for name in ("save_model", "expand_shards")}
+    monkeypatch.setattr(stage, "_plan", watch)
+    for way, what in (("false", "model"), ("true", "shards")):
+        changed = Run.load(tmp_path / "recipe.yaml", [f"expand.in_place_shards={way}"], out=tmp_path / "results")
+        with pytest.raises(DataError, match=f"expand: rows of base tokens changed in the (saved )?{what}: .*{key.split('.')[-1]}"):
+            changed.run_stage(BY_NAME["expand"])
+        assert not (run.results / "expand").exists()
+
+
 def test_new_rows_are_learnt_where_the_base_needs_more_tokens_than_it_has_positions(
     tmp_path: Path, tiny_recipe: Callable[..., Path], make_bert_base: Callable[..., Path], tiny_results: Path
 ) -> None:
@@ -188,6 +224,43 @@ def test_signs_that_neither_tokenizer_knows_do_not_cost_the_base_its_row(
     for name in ("ingest", "merge", "expand"):
         run.run_stage(BY_NAME[name])
     assert set(open_artifact(run.results / "expand").facts["held_out_bits_per_base"]) == {"no new tokens", "mean"}
+
+
+# --- a base that was merged before ----------------------------------------------------------------------------------------------
+
+
+def write_merged(folder: Path, tokens: list[str], domains: list[Domain]) -> Path:
+    folder.mkdir()
+    Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    DomainVocabulary(base_vocab_size=3, domains=domains).save(folder)
+    return folder
+
+
+_UNITS = {"A": "(A", "C": "(C"}
+_SEQUENCES = Domain(name="dna", strategy="isolate", modality="dna", kind="char", first_id=6, new_tokens=2, mark="(", model_mark="(",
+                    units=_UNITS, model_units=_UNITS)  # fmt: skip
+_WORDS = Domain(name="words", strategy="continue", modality="text", kind="wordpiece", first_id=6, new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("second", "new", "texts", "pieces"),
+    [
+        (_SEQUENCES, ["(A", "(C"], ["A", "C"], [[1], [2]]),
+        (_WORDS, ["CA", "##AA"], [" CA", "AA"], [[2, 4], [4, 4]]),
+    ],
+    ids=["isolate", "continue"],
+)
+def test_tokens_that_a_user_added_between_two_merges_are_tokens_of_the_base(
+    tmp_path: Path, second: Domain, new: list[str], texts: list[str], pieces: list[list[int]]
+) -> None:
+    """Ids 0 to 2 are the first base's, 3 and 4 of a first merge, 5 is the user's, 6 and 7 are of the second merge."""
+    first = Domain(name="first", strategy="continue", modality="text", kind="wordpiece", first_id=3, new_tokens=2)
+    tokens = ["[UNK]", "A", "C", "AC", "##A", "<chat>"]
+    base = write_merged(tmp_path / "base", tokens, [first])
+    merged = write_merged(tmp_path / "merged", tokens + new, [first, second])
+    found = stage._new_tokens(Encoder(merged), base)
+    assert (found.texts, found.pieces) == (texts, pieces)
+    assert len(found.base_texts) == 6
 
 
 # --- a base that is fused -------------------------------------------------------------------------------------------------------

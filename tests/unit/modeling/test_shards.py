@@ -368,6 +368,16 @@ def test_damage_is_named_in_one_line_before_anything_is_written(damage: str, tmp
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_special_id_behind_a_table_that_shrinks_is_refused(tmp_path: Path) -> None:
+    """90 rows, of which 80 are tokens; 5 new ones make 85: transformers could not open a model whose pad id is 88."""
+    base = write_base(tmp_path / "base", "llama")
+    _set(base, "config.json", pad_token_id=88)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match=r"config.json: pad_token_id is 88, but the base's tokenizer has 80 tokens, so that no token"):
+        expand_shards(base, tmp_path / "out", rows(count=5), 85)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_weights_without_the_tables_of_the_architecture_are_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "bert")
     save_file({"something": torch.zeros(3, 2)}, base / "model.safetensors")

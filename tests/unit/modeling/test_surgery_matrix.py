@@ -321,6 +321,28 @@ def test_a_special_id_that_would_become_a_new_token_is_refused() -> None:
         resize(model, V + N, torch.zeros(N, D))
 
 
+@pytest.mark.parametrize(("multiple", "rows"), [(1, 85), (88, 88)], ids=["unpadded", "padded"])
+def test_a_special_id_behind_a_table_that_shrinks_is_refused(multiple: int, rows: int) -> None:
+    """90 rows, of which 80 are tokens; 5 new ones make 85: transformers could not open a model whose pad id is 88."""
+    model = make("llama-tied-nobias")
+    model.config.pad_token_id = 88
+    before = copies(model)
+    assert plan_growth(V, 5, 85, multiple).rows == rows
+    with pytest.raises(
+        ConfigError, match=r"config: pad_token_id is 88, but the base's tokenizer has 80 tokens, so that no token would have"
+    ):
+        resize(model, 85, torch.zeros(5, D), pad_to_multiple=multiple)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_special_id_that_the_base_has_no_row_for_either_stays() -> None:
+    """Configs of other vocabularies have them by default, such as GPT-2's 50256; nothing that was there is lost."""
+    model = make("gpt2-tied-nobias")
+    model.config.eos_token_id = 50256
+    resize(model, V + N, torch.zeros(N, D))
+    assert model.config.eos_token_id == 50256
+
+
 def test_a_multiple_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"pad_to_multiple is 0; expected 1 \(no padding\) or more"):
         plan_growth(90, 7, 97, 0)
