@@ -27,7 +27,18 @@ from typing import Any
 
 from biollm.core.errors import ConfigError, DataError
 from biollm.merge.private_words import FIRST_PRIVATE, Alphabet, Words, count_words
-from biollm.merge.tokenizer_file import Json, Kind, fold_added_tokens, load, model_kind, next_id, size, vocabulary_of
+from biollm.merge.tokenizer_file import (
+    Json,
+    Kind,
+    check_added_tokens,
+    fold_added_tokens,
+    load,
+    lowest_score,
+    model_kind,
+    next_id,
+    size,
+    vocabulary_of,
+)
 from biollm.modeling.vocabulary import longest_matches
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -79,6 +90,7 @@ def continue_tokenizer(
         raise ConfigError(f"merge: new_tokens is {new_tokens} and min_count {min_count}; both must be 1 or more")
     kind = check_continuable(base)
     prepared = fold_added_tokens(base)
+    check_added_tokens(base, prepared)
     first_id = size(base)
     tokenizer = load(prepared)
     alphabet = Alphabet.of(prepared, tokenizer, sealed)
@@ -392,7 +404,7 @@ def _append_pieces(kind: Kind, prepared: Json, new: list[str], first_id: int) ->
         return prepared | {"model": model | {"vocab": vocabulary}}
     base_model = load(prepared).model
     scores = [score for _, score in model["vocab"]]
-    lowest = min(scores)
+    lowest = lowest_score(prepared)
     pieces = []
     for token in new:
         parts = base_model.tokenize(token)

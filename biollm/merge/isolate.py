@@ -34,7 +34,7 @@ from biollm.core.alphabets import Modality
 from biollm.core.errors import ConfigError
 from biollm.core.files import canonical_json
 from biollm.merge.spelling import METASPACE, POOL, START, Base, Spelling, code_places, members, pair, plan_spelling
-from biollm.merge.tokenizer_file import fold_added_tokens, next_id
+from biollm.merge.tokenizer_file import check_added_tokens, fold_added_tokens, next_id
 from biollm.merge.words import SPACE, is_spaced, original, rewritten, sequence, split
 from biollm.modeling.atom_pieces import has_atom_pieces, residue_pieces, unit_of, unit_pieces
 from biollm.modeling.domain import SCORE_STEP
@@ -85,13 +85,15 @@ def add_domain(
     merged: a base tokenizer.json, or one that domains were merged into before; all its ids stay as they are.
     Raises ConfigError if the base and the domain tokenizer cannot go together; says why and what to do.
     """
-    bare = fold_added_tokens(strip_recognition(merged, vocabulary.isolated))
+    stripped = strip_recognition(merged, vocabulary.isolated)
+    bare = fold_added_tokens(stripped)
     base = Base(bare, Tokenizer.from_str(canonical_json(rewritten(bare, POOL))))
     if base.kind == "WordPiece":
         piece_residues = 1 if kind == "char" else piece_residues
     elif kind != "kmer":
         piece_residues = None  # only WordPiece must be spared long words
-    _check_kinds(base, kind, piece_residues)
+    _check_kinds(base, kind)
+    check_added_tokens(stripped, bare)
     if modality == "smiles" and kind == "wordpiece" and not _ends_between_atoms(domain_json, piece_residues):
         raise ConfigError("this SMILES tokenizer cuts through atoms, as those of earlier versions do; train it again (biollm tokenizer)")
     spelling = plan_spelling(base, residues, taken=_private(vocabulary.isolated))
@@ -133,7 +135,7 @@ def domain_tokens(domain: dict[str, Any]) -> list[DomainToken]:
     return [DomainToken(i, token.removeprefix(prefix), continuing=bool(prefix) and token.startswith(prefix)) for i, token in found]
 
 
-def _check_kinds(base: Base, kind: str, piece_residues: int | None) -> None:
+def _check_kinds(base: Base, kind: str) -> None:
     serves = {"BPE": ("bpe", "char"), "WordPiece": ("wordpiece", "kmer", "char"), "Unigram": ("unigram", "kmer", "char")}
     if base.kind not in serves:
         raise ConfigError(f"the base tokenizer's model is {base.kind}; biollm merges into {', '.join(serves)}")
@@ -141,6 +143,12 @@ def _check_kinds(base: Base, kind: str, piece_residues: int | None) -> None:
         raise ConfigError(
             f"a domain tokenizer of kind '{kind}' cannot live in a {base.kind} base; train one of kind {' or '.join(serves[base.kind])} "
             "(tokenizer.kind)"
+        )
+    if base.kind == "Unigram" and (best := max(base.json["model"]["vocab"], key=lambda piece: piece[1]))[1] > 0:
+        raise ConfigError(
+            f"the base tokenizer's piece {best[0]!r} has the score {best[1]}; scores of a Unigram model are logarithms of probabilities, "
+            "at most 0, and beside larger ones no sequence would be recognised: choose a base with such scores; strategy 'isolate' cannot "
+            "serve this one"
         )
     if base.json["decoder"] is None:
         raise ConfigError("the base tokenizer has no decoder, so its tokens cannot be read back as text; give it one first")
@@ -326,7 +334,7 @@ def _needs_no_start(bare: dict[str, Any], domains: list[Domain]) -> bool:
 
 
 def _spaced(bare: dict[str, Any], domains: list[Domain]) -> bool:
-    return is_spaced(*_own_parts(bare, domains))
+    return is_spaced(*_own_parts(bare, domains), bare.get("added_tokens", []))
 
 
 def _own_parts(bare: dict[str, Any], domains: list[Domain]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

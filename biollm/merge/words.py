@@ -4,7 +4,8 @@ A residue that is no letter is cut off by such words as GPT-2's, unless it is sp
 behind the cut into words is tried at every word, one before it once for a text. So three kinds of base get the same words in another way:
 
     GPT-2, Llama 3, Qwen    ByteLevel, or Split, cuts  a Split whose letters are none of a sequence's; ByteLevel without words
-    SentencePiece Unigram   Metaspace puts ▁ in front  a space in front, put by the normaliser; Metaspace puts nothing
+    SentencePiece Unigram   Metaspace puts ▁ in front  a space in front, put by the normaliser; Metaspace puts nothing (not where
+                            the normaliser or added tokens would feel that space: see is_spaced)
     t5-small's              Metaspace puts ▁ in front, a space before each ▁ of the text, put by the normaliser; WhitespaceSplit,
                             and cuts at others         which stands before Metaspace, cuts there
 
@@ -13,10 +14,16 @@ The proof of a merge shows on real text that nothing changed. `original` is the 
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
+from functools import cache
+from itertools import chain
 from typing import Any
 
+from biollm.core.files import canonical_json
 from biollm.merge.spelling import METASPACE, members
+from biollm.merge.tokenizer_file import normaliser_of
 from tokenizers import Regex, pre_tokenizers
 
 Part = dict[str, Any]
@@ -28,6 +35,7 @@ _LETTER = "\\p{L}"
 _CLASS_OR_LETTER = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\p\{L\}")
 SPACE = " "
 _SPACES: Part = {"type": "Metaspace", "replacement": METASPACE, "prepend_scheme": "never", "split": True}
+_IN_FRONT: Part = {"type": "Prepend", "prepend": SPACE}
 _CUT: Part = {"type": "Replace", "pattern": {"Regex": f"(?!\\A)(?={METASPACE})"}, "content": SPACE}
 
 
@@ -37,7 +45,7 @@ def rewritten(bare: dict[str, Any], private: str) -> dict[str, Any]:
     A text of a spaced base has to begin with a space of its own then, but before a sequence.
     """
     parts = members(bare["pre_tokenizer"], "pretokenizers")
-    if is_spaced(members(bare["normalizer"], "normalizers"), parts):
+    if is_spaced(members(bare["normalizer"], "normalizers"), parts, bare.get("added_tokens", [])):
         return bare | {"pre_tokenizer": _SPACES}
     match parts:
         case [{"type": "WhitespaceSplit"} as spaces, {"type": "Metaspace", "replacement": "▁"} as words] if words.get("split", True):
@@ -73,23 +81,55 @@ def original(merged: dict[str, Any], private: str) -> dict[str, Any]:
             own = apart.removesuffix(_runs(private)).replace(_other_letter(private), _LETTER)
             gpt2 = own == _GPT2
             parts = [*before, *([] if gpt2 else [split(own, "Isolated")]), words | {"use_regex": gpt2}]
-        case [*before, spaces] if spaces == _SPACES and normalisers[:1] == [{"type": "Prepend", "prepend": SPACE}]:
+        case [*before, spaces] if spaces == _SPACES and normalisers[:1] == [_IN_FRONT]:
             parts = [*before, _SPACES | {"prepend_scheme": "always"}]
         case _:
             return merged
     return merged | {"pre_tokenizer": sequence("pretokenizers", parts)}
 
 
-def is_spaced(normalisers: list[Part], pre_tokenizers: list[Part]) -> bool:
-    """Whether a base's words begin with ▁ for the space before them, at the start of a text too (SentencePiece's Unigram).
+def is_spaced(normalisers: list[Part], pre_tokenizers: list[Part], added_tokens: list[Part]) -> bool:
+    """Whether a base's words begin with ▁ for the space before them, at the start of a text too (SentencePiece's Unigram), and its
+    normaliser may put that space there.
 
+    It may not where an added token is looked for in normalised text: the token would be normalised with a space in front, and what stands
+    behind it would get none. Nor where the normaliser itself makes white space, and leaves it beside that in front.
     Where a base cuts at whitespace first (t5-small), a ▁ has the place of its word, not that of the space: there nothing is rewritten.
     """
     match pre_tokenizers:
         case [{"type": "Metaspace", "replacement": "▁"} as words] if words.get("split", True):
             scheme = words.get("prepend_scheme", "always" if words.get("add_prefix_space") else "never")
-            return scheme == "always" and not any(part["type"] == "Strip" and part["strip_left"] for part in normalisers)
+            if scheme != "always" or any(part["type"] == "Strip" and part["strip_left"] for part in normalisers):
+                return False
+            own = normalisers[1:] if normalisers[:1] == [_IN_FRONT] else normalisers
+            return not any(token["normalized"] for token in added_tokens) and _takes_space_in_front(canonical_json(own))
     return False
+
+
+@cache
+def _takes_space_in_front(normalisers: str) -> bool:
+    """Whether a text that begins with what these normalisers make white space of, or delete, is read alike with a space in front."""
+    normalise = normaliser_of(json.loads(normalisers))
+    for letter in _may_be_space():
+        if not _is_space_or_nothing(normalise(f"a{letter}a")):
+            continue
+        for text in (letter, letter * 2, f"{letter}a", f"{letter} a", f"{letter}{METASPACE}a"):
+            own, spaced = (normalise(start + text).replace(SPACE, METASPACE) for start in ("", SPACE))
+            if spaced != (METASPACE if own and not own.startswith(METASPACE) else "") + own:
+                return False
+    return True
+
+
+def _is_space_or_nothing(normalised: str) -> bool:
+    return normalised == "aa" or any(letter.isspace() or letter == METASPACE for letter in normalised)
+
+
+@cache
+def _may_be_space() -> list[str]:
+    """Letters that normalisers make white space of or delete: spaces, controls, marks without width, and what has a space in it (NFKC)."""
+    letters = map(chr, chain(range(0x10000), range(0xE0000, 0xE1000)))
+    kinds = {"Zs", "Zl", "Zp", "Cc", "Cf", "Mn"}
+    return [x for x in letters if x != SPACE and (unicodedata.category(x) in kinds or SPACE in unicodedata.normalize("NFKC", x))]
 
 
 def sequence(name: str, parts: list[Part]) -> Part | None:
