@@ -5,7 +5,7 @@ the same lines joined in tens. Bases: MiniLM's WordPiece; the files of ../shared
 the words of Llama 3 and of SmolLM2; two Unigrams whose pieces are learnt from the same lines, one with the words of t5-small, one as
 transformers makes it of a SentencePiece model. CPU time of one thread; small parts of the texts are read by all tokenizers in turn, and
 the fastest of some rounds counts: what else the machine does costs tens of percent in any one of them. Each tokenizer is there several
-times, since copies of one differ by up to 5 %: their tables lie elsewhere in memory, and hash otherwise.
+times, and their mean counts, since copies of one differ by up to 5 %: their tables lie elsewhere in memory, and hash otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import statistics
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "tokenizers"
-LINES, ROUNDS, COPIES, PARTS = 6000, 9, 3, 60
+LINES, ROUNDS, COPIES, PARTS = 6000, 3, 8, 60
 SEQUENCES = ("dna", "protein", "smiles")
 
 
@@ -92,18 +93,18 @@ def merged_tokenizers(base: Tokenizer) -> dict[str, Tokenizer]:
 
 
 def relative_speeds(tokenizers: dict[str, Tokenizer], texts: list[str]) -> dict[str, float]:
-    """Speed of each as a share of the base's: over the sum of each part's fastest round, all in turn."""
+    """Speed of each as a share of the base's, by the mean of its copies: of each the sum over the parts' fastest rounds, all in turn."""
     copies = {name: [Tokenizer.from_str(tokenizer.to_str()) for _ in range(COPIES)] for name, tokenizer in tokenizers.items()}
     seconds = dict.fromkeys(tokenizers, 0.0)
     for start in range(PARTS):
         part = texts[start::PARTS]
-        fastest = dict.fromkeys(tokenizers, float("inf"))
-        for number in range(ROUNDS):
-            for name in tokenizers:
-                started = time.process_time()
-                copies[name][number % COPIES].encode_batch(part)
-                fastest[name] = min(fastest[name], time.process_time() - started)
-        seconds = {name: seconds[name] + fastest[name] for name in tokenizers}
+        fastest = {name: [float("inf")] * COPIES for name in tokenizers}
+        for number, name in product(range(ROUNDS * COPIES), tokenizers):
+            copy = number % COPIES
+            started = time.process_time()
+            copies[name][copy].encode_batch(part)
+            fastest[name][copy] = min(fastest[name][copy], time.process_time() - started)
+        seconds = {name: seconds[name] + statistics.mean(fastest[name]) for name in tokenizers}
     return {name: seconds["base"] / taken for name, taken in seconds.items()}
 
 
