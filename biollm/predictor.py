@@ -150,7 +150,7 @@ class Predictor:
             raise DataError(
                 f"record {records.ids[given[0]]}: has tracks for the model, but no model of this head reads any; leave them out"
             )
-        for block in (block for block in self.head.card.features if isinstance(block, TrackBlock)):
+        for block in self._track_blocks:
             for name in block.measured:
                 levels = _lists(records.table, TRACK + name)
                 coverages = _lists(records.table, COVERAGE + name) if name in block.with_coverage else [None] * len(levels)
@@ -162,10 +162,13 @@ class Predictor:
                     if own_tracks and name in block.cytosines:
                         check_cytosines(name, track, sequence, record)
 
+    @cached_property
+    def _track_blocks(self) -> list[TrackBlock]:
+        return [block for block in self.head.card.features if isinstance(block, TrackBlock)]
+
     def _with_computed(self, table: pl.DataFrame, sequences: Sequence[str]) -> pl.DataFrame:
         """A table with the tracks that the head reads and that follow from the sequences, whatever stood there."""
-        blocks = [block for block in self.head.card.features if isinstance(block, TrackBlock)]
-        tracks = [TrackConfig.model_validate(track) for block in blocks for track in block.computed]
+        tracks = [TrackConfig.model_validate(track) for block in self._track_blocks for track in block.computed]
         return table.with_columns(
             pl.Series(TRACK + track.name, [compute_track(track, sequence) for sequence in sequences], pl.List(pl.Float32))
             for track in tracks

@@ -80,6 +80,7 @@ class LanguageModel(nn.Module):
         width = model.stock.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         self.future = FutureHeads(future_tokens, width) if future_tokens else None
         self._labels: Tensor | None = None
+        self._asked: int | None = None  # places that the head was given; None: it was not thinned
         self._tracks: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
         self._track_loss: Tensor | None = None
         self.label_loss: Tensor | None = None
@@ -151,7 +152,7 @@ class LanguageModel(nn.Module):
         if lengths is not None:
             seen = None if prefixes is None else tuple(prefixes.tolist())
             set_documents(Documents(tuple(lengths.tolist()), self.objective.overrides_direction, seen))
-        self._labels, self._track_loss = labels, None
+        self._labels, self._asked, self._track_loss = labels, None, None
         documents = None
         if features is not None and lengths is not None:
             documents = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)[None]
@@ -162,8 +163,7 @@ class LanguageModel(nn.Module):
             logits: Tensor = self.model(features=features, documents=documents, **options, **inputs).logits[0]
         finally:
             self._labels = self._tracks = None
-        asked = sum(int((each != IGNORED).sum()) for each in (labels, *self._further_labels(labels)))
-        if len(logits) != asked:
+        if len(logits) != self._asked:
             raise ConfigError(
                 f"{type(self.model.stock).__name__}: its output head does not read what its base model gives, so it cannot be computed at "
                 "the tokens that are asked for alone; take another base model, and please report this one"
@@ -192,6 +192,7 @@ class LanguageModel(nn.Module):
             assert self.future is not None
             asked.append(self.future(hidden[ahead != IGNORED], distance))
         output.last_hidden_state = torch.cat(asked)[None]
+        self._asked = output.last_hidden_state.shape[1]
         return output
 
     def _further_labels(self, labels: Tensor) -> list[Tensor]:
